@@ -28,7 +28,7 @@ def positive(name: str, value: Any) -> None:
         raise InputError(f"`{name}` must be positive, got {value}.")
 
 
-def in_range(name: str, value: float, low: float, high: float) -> None:
+def in_range(name: str, value: int | float, low: int | float, high: int | float) -> None:
     """Refuses a setting outside [low, high]."""
     if not low <= value <= high:
         raise InputError(f"`{name}` must lie in [{low}, {high}], got {value}.")
@@ -55,7 +55,7 @@ def shape(name: str, array: Any, expected: Sequence[int | None]) -> None:
 
 def finite(name: str, array: Any) -> None:
     """Refuses NaN and infinity; traced values pass."""
-    if is_concrete(array) and not bool(np.isfinite(np.asarray(array)).all()):
+    if is_concrete(array) and not bool(np.isfinite(np.asarray(array, np.float64)).all()):
         raise InputError(f"`{name}` must be finite, but it holds NaN or infinity.")
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of fdjax against its peers, one claim a module."""

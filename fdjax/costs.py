@@ -1,0 +1,230 @@
+"""Prices of carrying mass from a teacher's labels to the student's labels."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fdjax import checks
+
+Metric = Literal["cosine", "sqeuclidean", "euclidean"]
+
+
+def class_centres(
+    features: Float[Array, "examples features"],
+    labels: Int[Array, " examples"],
+    num_classes: int,
+) -> Float[Array, "num_classes features"]:
+    """Mean feature vector of each class.
+
+    Args:
+        features: One vector an example, in the feature space of a teacher.
+        labels: Class of each example; unlabelled examples (-1) take no part.
+        num_classes: Number of classes of the task.
+
+    Returns:
+        The centres. Under `jit` a class without an example has a centre of NaN.
+
+    Raises:
+        InputError: If a label is out of range or a class has no example.
+    """
+    checks.labels("labels", labels, num_classes, unlabelled=True)
+    checks.every_class_present("labels", labels, num_classes)
+    member = jax.nn.one_hot(labels, num_classes, dtype=features.dtype)
+    total = jnp.einsum("nc,nd->cd", member, features, precision=jax.lax.Precision.HIGHEST)
+    return total / member.sum(axis=0)[:, None]
+
+
+def _centred(
+    vectors: Float[Array, "classes features"], where: Bool[Array, " classes"] | None
+) -> Float[Array, "classes features"]:
+    if where is None:
+        return vectors - vectors.mean(axis=0)
+    return (vectors - vectors.mean(axis=0, where=where[:, None])) * where[:, None]
+
+
+def _unit(vectors: Float[Array, "classes features"]) -> Float[Array, "classes features"]:
+    # A zero vector (padding, or a centre equal to the mean) stays zero with zero gradient.
+    square = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    return jnp.where(square > 0, vectors * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def between_vectors(
+    teacher: Float[Array, "teacher_classes features"],
+    student: Float[Array, "student_classes features"],
+    *,
+    metric: Metric = "cosine",
+    centre: bool = True,
+    where: Bool[Array, " teacher_classes"] | None = None,
+) -> Float[Array, "teacher_classes student_classes"]:
+    """Distance of every teacher class vector to every student class vector.
+
+    With the rows of a teacher's last layer and the class centres of the task under the
+    teacher's backbone, this is the ground cost of selective cross-task distillation as we
+    reconstruct it: it needs no class names and no source data.
+
+    Args:
+        teacher: One vector for each teacher label.
+        student: One vector for each student label, in the same feature space.
+        metric: "cosine" is 1 - cosine similarity, in [0, 2]; "sqeuclidean" and
+            "euclidean" are in (squared) units of the features.
+        centre: Subtract from each side its own mean. Features after a ReLU are
+            non-negative, so without it all centres point the same way.
+        where: True for the teacher labels that exist; the others do not enter the mean.
+
+    Returns:
+        The cost, >= 0.
+
+    Raises:
+        InputError: If the feature spaces differ in size or the metric is unknown.
+
+    References:
+        Lu, Ye, Zhan, Selective Cross-Task Distillation, 2022 (the setting); Ye, Lu, Zhan,
+        Distilling Cross-Task Knowledge via Relationship Matching, CVPR 2020 (the centres).
+    """
+    checks.choice("metric", metric, ("cosine", "sqeuclidean", "euclidean"))
+    checks.require(
+        teacher.shape[-1] == student.shape[-1],
+        f"`teacher` and `student` vectors must have the same number of features, got "
+        f"{teacher.shape[-1]} and {student.shape[-1]}; take the class centres under this teacher.",
+    )
+    if centre:
+        teacher, student = _centred(teacher, where), _centred(student, None)
+    if metric == "cosine":
+        teacher, student = _unit(teacher), _unit(student)
+    inner = jnp.einsum("sd,cd->sc", teacher, student, precision=jax.lax.Precision.HIGHEST)
+    if metric == "cosine":
+        return jnp.clip(1.0 - inner, 0.0, 2.0)
+    square = jnp.maximum(
+        jnp.sum(teacher**2, axis=-1)[:, None] + jnp.sum(student**2, axis=-1) - 2 * inner, 0.0
+    )
+    if metric == "sqeuclidean":
+        return square
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def from_predictions(
+    probabilities: Float[Array, "examples teacher_classes"],
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    *,
+    smoothing: float = 1.0,
+) -> Float[Array, "teacher_classes num_classes"]:
+    """Surprise of a student label, given a teacher label: -log P(student | teacher).
+
+    The conditional is counted from the teacher's predictions on labelled examples and
+    shrunk towards the class prior by `smoothing` virtual examples, so that a teacher label
+    that was hardly seen says nothing. With epsilon = 1 the student distribution that
+    minimises the (plain) entropic transport cost is then the LEEP predictor
+    sum_s p(s|x) P(c|s).
+
+    Args:
+        probabilities: Teacher's predictions; each row sums to one.
+        labels: Class of each example; unlabelled examples (-1) take no part.
+        num_classes: Number of classes of the task.
+        smoothing: Virtual examples of each teacher label, > 0.
+
+    Returns:
+        The cost in nats, >= 0.
+
+    Raises:
+        InputError: If a label is out of range, a class is empty or `smoothing` is not positive.
+
+    References:
+        Nguyen et al., LEEP, ICML 2020, eq. 1-2 (the conditional without smoothing).
+    """
+    checks.positive("smoothing", smoothing)
+    checks.labels("labels", labels, num_classes, unlabelled=True)
+    checks.every_class_present("labels", labels, num_classes)
+    member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
+    joint = jnp.einsum("ns,nc->sc", probabilities, member, precision=jax.lax.Precision.HIGHEST)
+    prior = member.sum(axis=0) / member.sum()
+    mass = joint.sum(axis=1, keepdims=True)
+    # At most one, but rounding may pass it by an ulp, and a cost is never negative.
+    return jnp.maximum(jnp.log(mass + smoothing) - jnp.log(joint + smoothing * prior), 0.0)
+
+
+def normalise(
+    cost: Float[Array, "*faculty teacher_classes student_classes"],
+    *,
+    where: Bool[Array, "*faculty teacher_classes"] | None = None,
+) -> Float[Array, "*faculty teacher_classes student_classes"]:
+    """Cost divided by its largest entry, so that teachers and epsilons are comparable.
+
+    Args:
+        cost: Prices, >= 0.
+        where: True for the teacher labels that exist; rows of padding become zero.
+
+    Returns:
+        The cost in [0, 1]; a cost of zeros stays so.
+    """
+    if where is not None:
+        cost = jnp.where(where[..., None], cost, 0.0)
+    largest = cost.max(axis=(-2, -1), keepdims=True)
+    return cost / jnp.where(largest > 0, largest, 1.0)
+
+
+def predictor(
+    cost: Float[Array, "teacher_classes student_classes"],
+    probabilities: Float[Array, "examples teacher_classes"],
+    *,
+    epsilon: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "examples student_classes"]:
+    """Student distribution of least plain entropic cost: sum_s p(s|x) softmin_c(cost[s, c]).
+
+    With the student marginal free, each teacher label sends its mass to the student labels
+    in proportion to exp(-cost / epsilon). This is the teacher projected onto the task.
+
+    Args:
+        cost: Prices.
+        probabilities: Teacher's predictions.
+        epsilon: Entropic regularisation, in units of `cost`, > 0.
+
+    Returns:
+        A distribution over the student labels for each example.
+    """
+    checks.positive("epsilon", epsilon)
+    return jnp.matmul(
+        probabilities, jax.nn.softmax(-cost / epsilon, axis=-1), precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def calibrate(
+    cost: Float[Array, "teacher_classes student_classes"],
+    probabilities: Float[Array, "examples teacher_classes"],
+    labels: Int[Array, " examples"],
+    *,
+    where: Bool[Array, " teacher_classes"] | None = None,
+) -> Float[Array, "teacher_classes student_classes"]:
+    """Cost on the scale at which it explains the labels best, in nats.
+
+    The scale maximises the likelihood of the labels under `predictor` with epsilon = 1. A
+    cost that says nothing about the labels is scaled to zero, so its predictor is uniform.
+
+    Args:
+        cost: Prices, >= 0, on any scale.
+        probabilities: Teacher's predictions on labelled examples.
+        labels: Class of each example; unlabelled examples (-1) take no part.
+        where: True for the teacher labels that exist; rows of padding become zero.
+
+    Returns:
+        `scale * cost`, to be used with epsilon = 1.
+    """
+    checks.labels("labels", labels, cost.shape[-1], unlabelled=True)
+    base = normalise(cost, where=where)
+    labelled = labels >= 0
+
+    def likelihood(scale: Float[Array, ""]) -> Float[Array, ""]:
+        guess = predictor(scale * base, probabilities)
+        chosen = jnp.take_along_axis(guess, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+        tiny = jnp.finfo(guess.dtype).tiny
+        return jnp.sum(jnp.where(labelled, jnp.log(jnp.maximum(chosen, tiny)), 0.0))
+
+    # The likelihood of one scale has no second peak that matters in practice, but it is not
+    # concave: a coarse grid over the whole range first, then a fine one around its best point.
+    coarse = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-2, 1e3, 51)])
+    best = jnp.argmax(jax.lax.map(likelihood, coarse))
+    low, high = coarse[jnp.maximum(best - 1, 0)], coarse[jnp.minimum(best + 1, coarse.size - 1)]
+    fine = jnp.concatenate([coarse[best][None], jnp.linspace(low, high, 64)])
+    return fine[jnp.argmax(jax.lax.map(likelihood, fine))].astype(base.dtype) * base

@@ -1,0 +1,23 @@
+"""Tasks to learn from: found, cut to size, and dealt out in batches."""
+
+from fdjax.data.batching import batches, order
+from fdjax.data.preprocessing import Preprocessing, augment, native_preprocessing, preprocess
+from fdjax.data.sources import load
+from fdjax.data.tasks import Split, Task, digest, few_shot, restrict, split, synthetic
+
+__all__ = [
+    "Preprocessing",
+    "Split",
+    "Task",
+    "augment",
+    "batches",
+    "digest",
+    "few_shot",
+    "load",
+    "native_preprocessing",
+    "order",
+    "preprocess",
+    "restrict",
+    "split",
+    "synthetic",
+]

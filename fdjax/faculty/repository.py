@@ -1,0 +1,340 @@
+"""Teachers on disk: making the folder, registering, listing and loading them."""
+
+import functools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace as with_values
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from fdjax import checkpoints, checks, models
+from fdjax.faculty import files
+from fdjax.faculty.cards import Card, from_json, is_name, preprocessing_of, to_json
+from fdjax.types import Network, TeacherOutputs, Variables
+
+Root = str | os.PathLike[str]
+
+_FORMAT = 1
+
+
+def create(root: Root) -> Path:
+    """Makes an empty faculty; one that is there already stays as it is.
+
+    Returns:
+        Its absolute path.
+
+    Raises:
+        InputError: If the folder holds something else or cannot be written.
+    """
+    path = Path(os.path.abspath(root))
+    with files.writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / files.MANIFEST).exists():
+            _names(path)
+            return path
+        # Hidden files are no obstacle: an earlier kill may have left one of ours.
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name[0] != ".")
+        checks.require(
+            not foreign,
+            f"{path} is not empty and no faculty (it holds {', '.join(foreign[:3])}); "
+            "choose an empty folder.",
+        )
+        _write_manifest(path, ())
+    return path
+
+
+def register(root: Root, card: Card, variables: Variables, *, replace: bool = False) -> Card:
+    """Adds a trained teacher.
+
+    Args:
+        root: A faculty.
+        card: What is known of it; `digest` and `num_parameters` are filled in.
+        variables: Its weights, for the architecture and image size of the card.
+        replace: Whether a teacher of this name makes way; otherwise the name is refused.
+
+    Returns:
+        The card as registered.
+
+    Raises:
+        InputError: If the name is taken, the weights do not fit the card, or the folder cannot
+            be written. The faculty is then as before.
+    """
+    variables = jax.tree.map(np.asarray, variables)
+    _check_fit(card, variables, f"the variables handed in for teacher {card.name!r}")
+    card = with_values(
+        card, digest=_digest(variables), num_parameters=models.num_parameters(variables)
+    )
+
+    def write(folder: Path) -> None:
+        checkpoints.save_tree(folder / files.VARIABLES, variables)
+
+    return _register(root, card, write, replace)
+
+
+def register_outputs(
+    root: Root,
+    card: Card,
+    outputs: TeacherOutputs | Mapping[str, Any],
+    images_digest: str,
+    *,
+    replace: bool = False,
+) -> Card:
+    """Adds a teacher of which only its outputs on one set of images are known.
+
+    Args:
+        root: A faculty.
+        card: What is known of it, without `preprocessing`; `digest` is filled in.
+        outputs: "probabilities" and, where known, "features" and "class_vectors", as in
+            `TeacherOutputs`; its other entries belong on the card.
+        images_digest: `data.digest` of the images.
+        replace: As in `register`.
+
+    Returns:
+        The card as registered.
+
+    Raises:
+        InputError: As in `register`.
+    """
+    checks.require(
+        card.preprocessing is None,
+        f"teacher {card.name!r} is known only by its outputs, so its card takes no "
+        "`preprocessing`.",
+    )
+    given = outputs._asdict() if isinstance(outputs, TeacherOutputs) else dict(outputs)
+    arrays = {
+        name: np.asarray(given[name], np.float32)
+        for name in ("probabilities", "features", "class_vectors")
+        if given.get(name) is not None
+    }
+    _check_outputs(card, arrays)
+    arrays["images_digest"] = np.asarray(images_digest, np.str_)
+    card = with_values(card, digest=files.digest(arrays))
+    return _register(
+        root, card, lambda folder: files.write_arrays(folder / files.OUTPUTS, arrays), replace
+    )
+
+
+def cards(root: Root) -> tuple[Card, ...]:
+    """The card of each teacher, in the order of registration.
+
+    Raises:
+        InputError: If there is no faculty, or its manifest or a card is broken.
+    """
+    path = Path(os.path.abspath(root))
+    return tuple(_read_card(path, name) for name in _names(path))
+
+
+def read_card(root: Root, name: str) -> Card:
+    """The card of one teacher.
+
+    Raises:
+        InputError: If there is no such teacher or its card is broken.
+    """
+    path = Path(os.path.abspath(root))
+    checks.choice("name of the teacher", name, _names(path))
+    return _read_card(path, name)
+
+
+def load(root: Root, name: str) -> tuple[Card, Network, Variables]:
+    """A teacher with its weights.
+
+    Args:
+        root: A faculty.
+        name: Of the teacher.
+
+    Returns:
+        Its card, the frozen network, and the weights as NumPy arrays.
+
+    Raises:
+        InputError: If there is no such teacher, only its outputs are known, or the weights are
+            damaged, not those of the card, or not of its architecture and labels.
+    """
+    card = read_card(root, name)
+    preprocessing_of(card)
+    path = teacher_folder(root, name) / files.VARIABLES
+    variables = checkpoints.load_tree(path)
+    checks.require(
+        _digest(variables) == card.digest,
+        f"the weights of teacher {name!r} in {path} are not those of its card (their digest "
+        "differs); restore them from a copy, or register the teacher again with `replace=True`.",
+    )
+    _check_fit(card, variables, f"{path} of teacher {name!r}")
+    return card, models.frozen(network(card)), variables
+
+
+def load_outputs(root: Root, card: Card) -> dict[str, np.ndarray]:
+    """What was handed to `register_outputs`, and "images_digest".
+
+    Raises:
+        InputError: If the file is missing, damaged or not that of the card.
+    """
+    path = teacher_folder(root, card.name) / files.OUTPUTS
+    mend = "restore it from a copy, or register the teacher's outputs again with `replace=True`"
+    try:
+        arrays = files.read_arrays(path)
+    except OSError as error:
+        raise checks.InputError(
+            f"cannot read {path} of teacher {card.name!r} ({error}); {mend}."
+        ) from error
+    checks.require(
+        files.digest(arrays) == card.digest,
+        f"{path} is not what the card of teacher {card.name!r} tells (the digest differs); {mend}.",
+    )
+    return arrays
+
+
+def network(card: Card) -> nn.Module:
+    """The module of a teacher; equal for teachers of equal architecture and number of labels."""
+    try:
+        return models.create(card.architecture, len(card.class_names), **card.options)
+    except checks.InputError as error:
+        raise checks.InputError(f"card of teacher {card.name!r}: {error}") from error
+
+
+def teacher_folder(root: Root, name: str) -> Path:
+    """Where the files of a teacher are to be read."""
+    target = Path(os.path.abspath(root)) / "teachers" / name
+    return checkpoints.existing_folder(target) or target
+
+
+def _register(root: Root, card: Card, write: Callable[[Path], None], replace: bool) -> Card:
+    """Writes the teacher's folder under a hidden name, moves it into place, then lists it."""
+    path = Path(os.path.abspath(root))
+    names = _names(path)
+    checks.require(
+        replace or card.name not in names,
+        f"{path} has a teacher {card.name!r} already; choose another name or give `replace=True`.",
+    )
+    target = path / "teachers" / card.name
+    new = target.with_name(f".{card.name}.new")
+    with files.writing(target):
+        if new.exists():  # left by a kill
+            shutil.rmtree(new)
+        new.mkdir(parents=True)
+        try:
+            write(new)
+            (new / files.CARD).write_text(to_json(card), encoding="utf-8")
+            checkpoints.put_folder(new, target)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        if card.name not in names:
+            _write_manifest(path, (*names, card.name))
+    return card
+
+
+def _read_card(root: Path, name: str) -> Card:
+    path = teacher_folder(root, name) / files.CARD
+    mend = f"restore it from a copy, or register teacher {name!r} again with `replace=True`"
+    card = from_json(files.read_text(path, mend), path)
+    checks.require(
+        card.name == name, f"{path} is the card of teacher {card.name!r}, not of {name!r}; {mend}."
+    )
+    return card
+
+
+def _write_manifest(root: Path, names: tuple[str, ...]) -> None:
+    manifest = {"format": _FORMAT, "teachers": list(names)}
+    files.write_text(root / files.MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _names(root: Path) -> tuple[str, ...]:
+    """Names of the teachers, as the manifest lists them."""
+    path = root / files.MANIFEST
+    checks.require(
+        path.exists(),
+        f"no faculty at {root}; make one with `python -m experiments.build_faculty --root {root}`.",
+    )
+    mend = "restore it from a copy: it lists the folders under teachers"
+    try:
+        manifest = json.loads(files.read_text(path, mend))
+    except json.JSONDecodeError as error:
+        raise checks.InputError(f"{path} is no JSON ({error}); {mend}.") from error
+    told = manifest if isinstance(manifest, dict) else {}
+    version, names = told.get("format"), told.get("teachers", ())
+    checks.require(
+        version == _FORMAT,
+        f"{path} has `format` {version!r}, this version of fdjax reads {_FORMAT}; {mend}.",
+    )
+    fits = isinstance(names, list) and all(is_name(name) for name in names)
+    checks.require(
+        fits and len(set(names)) == len(names),
+        f"`teachers` in {path} must list different names of teachers, got {names!r}; {mend}.",
+    )
+    return tuple(names)
+
+
+def _digest(variables: Variables) -> str:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return files.digest(
+        {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
+    """Shapes of the variables of a network."""
+    key = jax.random.key(0)
+    return jax.eval_shape(lambda: models.initialise(model, key, image_shape))
+
+
+def _check_fit(card: Card, variables: Variables, what: str) -> None:
+    """Refuses weights that are not of the card's network.
+
+    The head above all: a loader that silently cuts or redraws it gives a teacher of noise.
+    """
+    given = preprocessing_of(card)
+    image_shape = (given.height, given.width, given.channels)
+    checks.require("params" in variables, f"{what}: there is no collection `params`.")
+    rows = len(models.class_vectors(variables))
+    checks.require(
+        rows == len(card.class_names),
+        f"{what}: the last layer has {rows} rows, but the card names {len(card.class_names)} "
+        "classes; give the class names the network was trained with.",
+    )
+    expected = jax.tree_util.tree_leaves_with_path(_expected(network(card), image_shape))
+    wanted = {jax.tree_util.keystr(keys): leaf.shape for keys, leaf in expected}
+    found = {
+        jax.tree_util.keystr(keys): np.shape(leaf)
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    for name in sorted(set(wanted) | set(found)):
+        have, want = found.get(name, "nothing"), wanted.get(name, "nothing")
+        checks.require(
+            have == want,
+            f"{what}: {name} has shape {have}, but {card.architecture} with the card's options and "
+            f"image size has {want}; mend `architecture`, `options` or `preprocessing`.",
+        )
+
+
+def _check_outputs(card: Card, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses outputs whose shapes or values cannot be those of the teacher."""
+    teacher, classes = f"of teacher {card.name}", len(card.class_names)
+    checks.require("probabilities" in arrays, f"the outputs {teacher} need `probabilities`.")
+    probabilities = arrays["probabilities"]
+    checks.shape(f"probabilities {teacher}", probabilities, (None, classes))
+    for name, array in arrays.items():
+        checks.require(
+            bool(np.isfinite(array).all()),
+            f"`{name}` {teacher} hold NaN or infinity; make them again.",
+        )
+    sums = probabilities.sum(axis=-1)
+    checks.require(
+        bool((probabilities >= 0).all()) and np.allclose(sums, 1.0, atol=1e-3),
+        f"`probabilities` {teacher} must be at least 0 and sum to 1 for each example; "
+        "hand in the softmax of its logits.",
+    )
+    features, vectors = arrays.get("features"), arrays.get("class_vectors")
+    width = None
+    if features is not None:
+        checks.shape(f"features {teacher}", features, (len(probabilities), None))
+        width = features.shape[1]
+    if vectors is not None:
+        checks.shape(f"class_vectors {teacher}", vectors, (classes, width))
+    checks.require(math.prod(probabilities.shape) > 0, f"the outputs {teacher} are of no example.")

@@ -1,0 +1,99 @@
+"""How cheaply the teacher's predictions are carried to the right labels."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fdjax import checks, costs
+from fdjax.transport import solve, transport_cost_to_labels
+from fdjax.types import TeacherOutputs
+
+Cost = Literal["centres", "predictions"]
+
+
+def _ground_cost(
+    outputs: TeacherOutputs,
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    kind: Cost,
+    metric: costs.Metric,
+) -> Float[Array, "teacher_classes num_classes"]:
+    mask = jnp.asarray(outputs.class_mask)
+    # Said here and not left to the arithmetic: a NaN that a comparison swallows on its way
+    # would come out as a score like any other.
+    defined = (jnp.bincount(labels, length=num_classes) > 0).all()
+    if kind == "predictions":
+        cost = costs.from_predictions(outputs.probabilities, labels, num_classes)
+    elif outputs.features is None or outputs.class_vectors is None:
+        return jnp.full((mask.shape[-1], num_classes), jnp.nan, outputs.probabilities.dtype)
+    else:
+        defined &= ~(jnp.isnan(outputs.features).any() | jnp.isnan(outputs.class_vectors).any())
+        centres = costs.class_centres(outputs.features, labels, num_classes)
+        cost = costs.between_vectors(outputs.class_vectors, centres, metric=metric, where=mask)
+    return jnp.where(defined, costs.normalise(cost, where=mask), jnp.nan)
+
+
+def transport(
+    outputs: TeacherOutputs,
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    *,
+    cost: Cost | Float[Array, "teacher_classes num_classes"] = "centres",
+    level: Literal["example", "task"] = "example",
+    smoothing: float = 0.0,
+    epsilon: float = 0.05,
+    metric: costs.Metric = "cosine",
+) -> Float[Array, ""]:
+    """Minus the mean cost of carrying the teacher's prediction to the label.
+
+    The score is sharp: the cost of the plan without its entropy, for a regularised value
+    favours teachers by the number of their labels. To one label there is one plan only, so
+    the default needs no solver.
+
+    Args:
+        outputs: What the teacher says of the examples.
+        labels: Class of each example.
+        num_classes: Number of classes of the task.
+        cost: "centres" is the centred distance of the rows of the teacher's last layer to
+            the class centres of the task under its backbone; "predictions" is
+            -log P(label | teacher label), which a black box has too. Both are divided by
+            their largest entry. An array is taken as it is.
+        level: "example" carries every prediction to the label of its example; "task"
+            carries the mean prediction to the class frequencies, one problem a teacher.
+        smoothing: Share of the target that is spread evenly over all classes, in [0, 1].
+        epsilon: Entropic regularisation in units of the cost; unused where no solver is.
+        metric: Distance for "centres": "cosine", "sqeuclidean" or "euclidean".
+
+    Returns:
+        The score, in [-1, 0] for the two named costs. NaN for a black box with "centres",
+        for a class without an example, and where the solver did not converge.
+
+    Raises:
+        InputError: If a setting or a shape does not fit.
+
+    References:
+        Lu, Ye, Zhan, Selective Cross-Task Distillation, 2022 (the idea; the cost, the
+        target and the level are our reconstruction).
+    """
+    checks.choice("level", level, ("example", "task"))
+    checks.in_range("smoothing", smoothing, 0.0, 1.0)
+    checks.positive("epsilon", epsilon)
+    if isinstance(cost, str):
+        checks.choice("cost", cost, ("centres", "predictions"))
+        cost = _ground_cost(outputs, labels, num_classes, cost, metric)
+    checks.shape("cost", cost, (outputs.probabilities.shape[-1], num_classes))
+    source = outputs.probabilities
+    if level == "example" and smoothing == 0:
+        return -transport_cost_to_labels(cost, source, labels).mean()
+    target = jax.nn.one_hot(labels, num_classes, dtype=source.dtype)
+    target = (1 - smoothing) * target + smoothing / num_classes
+    if level == "task":
+        source = source.mean(axis=0, keepdims=True)
+        target = target.mean(axis=0, keepdims=True)
+    # All teachers are solved as one problem: an undefined cost must not reach the others.
+    defined = jnp.isfinite(cost).all()
+    solution = solve(jnp.where(defined, cost, 0.0), source, target, epsilon=epsilon)
+    sharp = jnp.where(defined & solution.converged, solution.transport_cost, jnp.nan)
+    return -sharp.mean()

@@ -1,0 +1,9 @@
+"""Entropic optimal transport for a whole batch or faculty as one direct-sum problem.
+
+Its own Sinkhorn loop, problem and geometry classes are ott-jax's; only this room imports it.
+"""
+
+from fdjax.transport.solver import Solution, plan, solve
+from fdjax.transport.value import Entropy, transport_cost, transport_cost_to_labels
+
+__all__ = ["Entropy", "Solution", "plan", "solve", "transport_cost", "transport_cost_to_labels"]

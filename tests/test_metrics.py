@@ -1,0 +1,147 @@
+"""Metrics against worked values and the numbers of scipy and of published tables."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle_files
+import pytest
+
+from fdjax import metrics
+from fdjax.checks import InputError
+
+LOGITS = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6], [0.4, 0.35, 0.25]]))
+LABELS = jnp.array([0, 2, 2, -1])
+
+RANKS = [
+    "r00_n5_cont",
+    "r01_n10_cont",
+    "r02_n10_tied_x",
+    "r03_n10_tied_both",
+    "r04_n11_rounded",
+    "r05_n25_neg",
+    "r06_n25_tied_both",
+    "r07_n60_cont",
+    "r08_n60_rounded",
+    "r09_n8_perfect",
+    "r10_n8_reversed",
+    "r11_n12_heavy_ties",
+    "r12_n200_rounded",
+    "r13_n2_cont",
+    "r14_n3_tied_x",
+]
+
+
+@pytest.mark.parametrize(
+    "metric, expected",
+    [
+        (metrics.accuracy, 2 / 3),
+        (lambda logits, labels: metrics.top_k_accuracy(logits, labels, k=2), 1.0),
+        (metrics.negative_log_likelihood, -np.log(0.7 * 0.3 * 0.6) / 3),
+        # Bins (0.6, 0.8] and (0.4, 0.6]: gap 0.3 of one, gap |1 - 0.5 - 0.6| of two.
+        (
+            lambda logits, labels: metrics.calibration_error(logits, labels, bins=5),
+            (0.3 + abs(1 - 0.5 - 0.6)) / 3,
+        ),
+    ],
+)
+def test_classifier_metric_by_hand(metric, expected):
+    np.testing.assert_allclose(metric(LOGITS, LABELS), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(metric)(LOGITS, LABELS), expected, rtol=1e-5)
+    assert jnp.isnan(metric(LOGITS, jnp.full(4, -1)))
+    diverged = LOGITS.at[1, 0].set(jnp.nan)
+    assert jnp.isnan(metric(diverged, LABELS))
+    np.testing.assert_allclose(
+        metric(LOGITS.at[3].set(jnp.nan), LABELS), expected, rtol=1e-5, err_msg="unlabelled row"
+    )
+
+
+def test_top_one_is_accuracy_also_with_ties():
+    logits = jnp.array([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 2.0, 2.0]])
+    labels = jnp.array([1, 0, 1])
+    assert metrics.top_k_accuracy(logits, labels, k=1) == metrics.accuracy(logits, labels)
+    assert metrics.top_k_accuracy(logits, labels, k=3) == 1.0
+
+
+def test_agreement():
+    other = LOGITS.at[0].set(LOGITS[0, ::-1])
+    assert metrics.agreement(LOGITS, LOGITS) == 1.0
+    assert metrics.agreement(LOGITS, other) == 0.75
+    assert jnp.isnan(metrics.agreement(LOGITS, LOGITS * jnp.nan))
+
+
+def test_perfectly_calibrated_bins_have_no_error():
+    # Ten examples of confidence 0.8, eight of them right.
+    logits = jnp.tile(jnp.log(jnp.array([0.8, 0.2])), (10, 1))
+    labels = jnp.array([0] * 8 + [1] * 2)
+    np.testing.assert_allclose(metrics.calibration_error(logits, labels), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_rank_statistics_match_scipy(name):
+    data = oracle_files.load(f"rank/{name}")
+    x, y = data["x"], data["y"]
+    found = {
+        "kendall_tau_b": metrics.kendall_tau(x, y),
+        "spearman": metrics.spearman(x, y),
+        "pearson": metrics.pearson(x, y),
+        "wtau_xy_rank_true": metrics.weighted_kendall_tau(x, y),
+        "wtau_yx_rank_none": metrics.weighted_kendall_tau(x, y, rank="truth"),
+    }
+    for key, value in found.items():
+        np.testing.assert_allclose(value, data[key], atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("table", ["tllib_CIFAR10", "tllib_DTD", "modelspider_CIFAR10"])
+def test_published_tables(table):
+    data = oracle_files.load(f"rank/published_{table}")
+    for row, scores in enumerate(data["scores"]):
+        both = metrics.weighted_kendall_tau(scores, data["accuracy"])
+        truth = metrics.weighted_kendall_tau(scores, data["accuracy"], rank="truth")
+        np.testing.assert_allclose(both, data["scipy_wtau_xy_rank_true"][row], atol=1e-12)
+        np.testing.assert_allclose(truth, data["scipy_wtau_yx_rank_none"][row], atol=1e-12)
+        if table.startswith("modelspider"):  # printed with three digits
+            np.testing.assert_allclose(truth, data["published_weighted_tau"][row], atol=1e-3)
+
+
+def test_correlations_are_nan_where_undefined():
+    for correlation in (
+        metrics.pearson,
+        metrics.spearman,
+        metrics.kendall_tau,
+        metrics.weighted_kendall_tau,
+    ):
+        assert np.isnan(correlation([1.0, 2.0, np.nan], [1.0, 2.0, 3.0]))
+        assert np.isnan(correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+        assert np.isnan(correlation([1.0], [2.0]))
+        assert correlation(jnp.array([1.0, 2.0, 3.0]), [0.1, 0.5, 0.9]) == pytest.approx(1.0)
+    assert np.isnan(metrics.pearson([-np.inf, 1.0, 2.0], [1.0, 2.0, 3.0]))
+    assert metrics.kendall_tau([-np.inf, 1.0, 2.0], [1.0, 2.0, 3.0]) == pytest.approx(1.0)
+
+
+def test_regret_and_recall_by_hand():
+    scores, truth = [0.9, 0.8, 0.1, 0.5], [70.0, 90.0, 95.0, 80.0]
+    assert metrics.regret_at_k(scores, truth, k=1) == 25.0
+    assert metrics.regret_at_k(scores, truth, k=2) == 5.0
+    assert metrics.regret_at_k(scores, truth, k=4) == 0.0
+    assert metrics.recall_at_k(scores, truth, k=1) == 0.0
+    assert metrics.recall_at_k(scores, truth, k=2) == 0.5
+    assert metrics.recall_at_k(scores, truth, k=4) == 1.0
+    assert metrics.recall_at_k([1.0, 0.0], [5.0, 5.0], k=1) == 1.0, "as good as the best"
+    assert metrics.regret_at_k([1.0, 1.0], [3.0, 5.0]) == 2.0, "equal scores keep their order"
+    assert np.isnan(metrics.regret_at_k([np.nan, 1.0], [3.0, 5.0]))
+    assert np.isnan(metrics.recall_at_k([0.0, 1.0], [3.0, np.nan]))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="as long as each other"):
+        metrics.kendall_tau([1.0, 2.0], [1.0])
+    with pytest.raises(InputError, match="`rank` must be one of both, truth"):
+        inspect.unwrap(metrics.weighted_kendall_tau)([1.0, 2.0], [2.0, 1.0], rank="first")
+    with pytest.raises(InputError, match="`k` must lie between"):
+        metrics.regret_at_k([1.0, 2.0], [1.0, 2.0], k=3)
+    with pytest.raises(InputError, match="`k` must lie between"):
+        metrics.top_k_accuracy(LOGITS, LABELS, k=4)
+    with pytest.raises(InputError, match="`bins` must be positive"):
+        metrics.calibration_error(LOGITS, LABELS, bins=0)

@@ -1,0 +1,131 @@
+"""The transport score against hand-worked costs, exact plans and its special cases."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle_files
+import pytest
+from test_scores import CLASSES, LABELS, black_box, padded, teacher
+
+from fdjax import costs, scores
+from fdjax.checks import InputError
+from fdjax.types import TeacherOutputs
+
+PROBABILITIES = jnp.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+COST = jnp.array([[0.0, 1.0], [0.4, 0.2], [1.0, 0.3]])
+PLAIN = TeacherOutputs(PROBABILITIES, None, None, jnp.ones(3, bool))
+
+
+def test_a_given_cost_by_hand():
+    labels = jnp.array([0, 1])
+    found = scores.transport(PLAIN, labels, 2, cost=COST)
+    np.testing.assert_allclose(found, -((0.5 * 0.0 + 0.5 * 0.4) + 0.3) / 2, rtol=1e-6)
+
+
+def test_solved_levels_reach_the_exact_plan_by_hand():
+    labels = jnp.array([0, 1])
+    # Mean prediction (1/4, 1/4, 1/2) to (1/2, 1/2): labels 0 and 1 to class 0, label 2 to 1.
+    found = scores.transport(PLAIN, labels, 2, cost=COST, level="task", epsilon=0.01)
+    np.testing.assert_allclose(found, -(0.25 * 0.0 + 0.25 * 0.4 + 0.5 * 0.3), atol=2e-3)
+    # To (3/4, 1/4): label 1 is split evenly. To (1/4, 3/4): label 2 is split as the target.
+    found = scores.transport(PLAIN, labels, 2, cost=COST, smoothing=0.5, epsilon=0.01)
+    np.testing.assert_allclose(found, -((0.1 + 0.05) + (0.25 * 1.0 + 0.75 * 0.3)) / 2, atol=2e-3)
+
+
+def test_the_default_is_the_expected_distance_to_the_class_centre():
+    outputs, labels = teacher()
+    centres = np.stack([outputs.features[labels == c].mean(axis=0) for c in range(CLASSES)])
+    rows = np.asarray(outputs.class_vectors)
+    centres, rows = centres - centres.mean(axis=0), rows - rows.mean(axis=0)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cost = 1 - rows @ centres.T
+    cost /= cost.max()
+    expected = -np.mean(np.sum(np.asarray(outputs.probabilities) * cost.T[labels], axis=1))
+    np.testing.assert_allclose(scores.transport(outputs, labels, CLASSES), expected, rtol=1e-5)
+
+
+def test_mean_probability_is_a_special_case():
+    # With cost 1 - P(y|z) the score is LEEP without its logarithm, less one.
+    data = oracle_files.load("transfer/leep_nolog_sfda")
+    logits = data["features"] @ data["head_weight"].T + data["head_bias"]
+    probabilities = jax.nn.softmax(jnp.asarray(logits))
+    labels = jnp.asarray(data["labels"])
+    classes = int(labels.max()) + 1
+    joint = jax.nn.one_hot(labels, classes).T @ probabilities
+    cost = 1 - (joint / joint.sum(axis=0)).T
+    outputs = TeacherOutputs(probabilities, None, None, jnp.ones(1000, bool))
+    found = scores.transport(outputs, labels, classes, cost=cost)
+    np.testing.assert_allclose(found, data["leep_nolog"] - 1, atol=1e-5)
+
+
+def test_predictions_serve_a_black_box():
+    outputs, labels = teacher()
+    outputs = black_box(outputs)
+    assert jnp.isnan(scores.transport(outputs, labels, CLASSES))
+    found = scores.transport(outputs, labels, CLASSES, cost="predictions")
+    cost = costs.normalise(costs.from_predictions(outputs.probabilities, labels, CLASSES))
+    expected = -jnp.mean(jnp.sum(outputs.probabilities * cost.T[labels], axis=-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", ["example", "task"])
+def test_solved_levels_ignore_padding_and_do_not_spread_nan(level):
+    outputs, labels = teacher()
+    settings = {"level": level, "smoothing": 0.1, "epsilon": 0.1}
+    plain = scores.transport(outputs, labels, CLASSES, **settings)
+    assert -1 <= plain <= 0
+    blind = padded(outputs)._replace(features=jnp.full_like(padded(outputs).features, jnp.nan))
+    faculty = jax.tree.map(lambda *leaves: jnp.stack(leaves), padded(outputs), blind)
+    score = jax.jit(jax.vmap(lambda one: scores.transport(one, labels, CLASSES, **settings)))
+    found = score(faculty)
+    np.testing.assert_allclose(found[0], plain, atol=1e-5)
+    assert jnp.isnan(found[1])
+
+
+def test_smoothing_goes_to_the_closed_form():
+    outputs, labels = teacher()
+    hard = scores.transport(outputs, labels, CLASSES)
+    nearly = scores.transport(outputs, labels, CLASSES, smoothing=1e-4)
+    np.testing.assert_allclose(nearly, hard, atol=1e-3)
+
+
+def test_a_class_without_example_is_nan_under_jit():
+    outputs, labels = teacher()
+    for cost in ("centres", "predictions"):
+        score = jax.jit(functools.partial(scores.transport, cost=cost), static_argnums=2)
+        assert jnp.isnan(score(outputs, labels, CLASSES + 1))
+    with pytest.raises(InputError, match="no example of class 3"):
+        scores.transport(outputs, labels, CLASSES + 1)
+
+
+def test_gradients_match_finite_differences():
+    outputs, labels = teacher()
+    outputs = padded(outputs)
+
+    def of(tree):
+        features, probabilities = tree
+        changed = outputs._replace(features=features, probabilities=probabilities)
+        return scores.transport(changed, labels, CLASSES)
+
+    point = (outputs.features, outputs.probabilities)
+    gradient = jax.grad(of)(point)
+    assert all(jnp.isfinite(leaf).all() for leaf in gradient)
+    keys = jax.random.split(jax.random.key(0))
+    step = tuple(1e-2 * jax.random.normal(k, x.shape) for k, x in zip(keys, point, strict=True))
+    ahead = of(jax.tree.map(jnp.add, point, step))
+    behind = of(jax.tree.map(jnp.subtract, point, step))
+    expected = sum(jnp.vdot(g, s) for g, s in zip(gradient, step, strict=True))
+    np.testing.assert_allclose((ahead - behind) / 2, expected, rtol=2e-2, atol=1e-4)
+
+
+def test_bad_settings_are_refused():
+    outputs, labels = teacher()
+    with pytest.raises(InputError, match=r"`smoothing` must lie in \[0.0, 1.0\], got 1.5"):
+        scores.transport(outputs, labels, CLASSES, smoothing=1.5)
+    with pytest.raises(InputError, match="`epsilon` must be positive"):
+        scores.transport(outputs, labels, CLASSES, epsilon=-0.1)
+    with pytest.raises(InputError, match=r"`cost` must have shape \(6, 3\), got \(3, 6\)"):
+        scores.transport(outputs, labels, CLASSES, cost=jnp.ones((CLASSES, LABELS)))
