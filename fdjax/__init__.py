@@ -1,1 +1,51 @@
-"""Score a faculty of pretrained classifiers for your task, and teach your student from it."""
+"""Score a faculty of pretrained classifiers for your task, and teach your student from it.
+
+A student has a task and few labels; a faculty is a repository of trained classifiers whose
+label spaces differ from the student's. The story, room by room:
+
+`data` loads a task and `models` names networks. A `faculty` keeps teachers on disk and
+observes what they say of the task's images. `costs` price the way from each teacher label to
+each student label, `transport` finds the cheapest way, and `scores` tell how cheap it is for
+each teacher; `selection` does so for all of them in one pass and ranks them. The student is
+then trained (`training`) to minimise an `objectives` built on `losses`, chief among them that
+same transport cost. `regulation` picks the examples worth a step, `metrics` judge rankings
+and students, `checkpoints` keep a run alive, and `reports` show what came out.
+"""
+
+from fdjax import (
+    checkpoints,
+    costs,
+    data,
+    faculty,
+    losses,
+    metrics,
+    models,
+    objectives,
+    regulation,
+    reports,
+    scores,
+    selection,
+    training,
+    transport,
+    types,
+)
+from fdjax.checks import InputError
+
+__all__ = [
+    "InputError",
+    "checkpoints",
+    "costs",
+    "data",
+    "faculty",
+    "losses",
+    "metrics",
+    "models",
+    "objectives",
+    "regulation",
+    "reports",
+    "scores",
+    "selection",
+    "training",
+    "transport",
+    "types",
+]

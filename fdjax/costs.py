@@ -45,9 +45,11 @@ def _centred(
 
 
 def _unit(vectors: Float[Array, "classes features"]) -> Float[Array, "classes features"]:
-    # A zero vector (padding, or a centre equal to the mean) stays zero with zero gradient.
+    # A zero vector (padding, or a centre equal to the mean) stays zero with zero gradient;
+    # compared with "==" so that NaN stays NaN.
     square = jnp.sum(vectors**2, axis=-1, keepdims=True)
-    return jnp.where(square > 0, vectors * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    zero = square == 0
+    return jnp.where(zero, 0.0, vectors * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
 def between_vectors(
@@ -101,7 +103,8 @@ def between_vectors(
     )
     if metric == "sqeuclidean":
         return square
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    zero = square == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def from_predictions(
@@ -157,12 +160,13 @@ def normalise(
         where: True for the teacher labels that exist; rows of padding become zero.
 
     Returns:
-        The cost in [0, 1]; a cost of zeros stays so.
+        The cost in [0, 1]; a cost of zeros stays so, one that is not finite becomes NaN.
     """
     if where is not None:
         cost = jnp.where(where[..., None], cost, 0.0)
     largest = cost.max(axis=(-2, -1), keepdims=True)
-    return cost / jnp.where(largest > 0, largest, 1.0)
+    divisor = jnp.where(largest == 0, 1.0, largest)
+    return cost / jnp.where(jnp.isfinite(largest), divisor, jnp.nan)
 
 
 def predictor(

@@ -76,7 +76,11 @@ def transport(
 
     The cost is carried in the state, so a step compiled once serves every teacher whose
     arrays have the same shapes.
+
+    Raises:
+        InputError: If the cost holds NaN or infinity.
     """
+    checks.finite("cost", cost)
 
     def loss(
         params: Tree, state: Tree, key: Array, batch: Batch, student: Outputs, teacher: Outputs
@@ -98,8 +102,12 @@ def weighted_sum(*terms: tuple[float, Objective]) -> Objective:
     """Sum of objectives, each times its weight (carried in the state, as a number).
 
     Args:
-        *terms: Pairs of a weight >= 0 and an objective.
+        *terms: Pairs of a weight >= 0 and an objective; at least one.
+
+    Raises:
+        InputError: If there is no term, or a weight is negative.
     """
+    checks.require(len(terms) > 0, "`weighted_sum` needs at least one pair (weight, objective).")
     for weight, _ in terms:
         checks.require(weight >= 0, f"`weight` must be >= 0, got {weight}.")
 
@@ -112,10 +120,12 @@ def weighted_sum(*terms: tuple[float, Objective]) -> Objective:
         params: Tree, state: Tree, key: Array, batch: Batch, student: Outputs, teacher: Outputs
     ) -> tuple[Float[Array, " batch"], Tree]:
         weights, states = state
-        total, updated = jnp.zeros(batch.labels.shape[0]), []
+        total = jnp.zeros(batch.labels.shape[0])
+        updated: list[Tree] = []
         for i, (_, term) in enumerate(terms):
             value, new = term.loss(params[i], states[i], key, batch, student, teacher)
-            total, updated = total + weights[i] * value, [*updated, new]
+            total = total + weights[i] * value
+            updated.append(new)
         return total, (weights, tuple(updated))
 
     return Objective(init, loss)
@@ -131,10 +141,22 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 def create(name: str, **settings: Any) -> Objective:
     """Objective of the table by name, with those of the settings that it takes.
 
+    Args:
+        name: One of `OBJECTIVES`.
+        **settings: Settings of objectives; those of others are passed over, so that one set of
+            flags serves them all.
+
     Raises:
-        InputError: If the name is unknown.
+        InputError: If the name is unknown, no objective takes a setting, or one is missing.
     """
     checks.choice("objective", name, OBJECTIVES)
-    constructor = OBJECTIVES[name]
-    taken = inspect.signature(constructor).parameters
-    return constructor(**{key: value for key, value in settings.items() if key in taken})
+    known = {key for other in OBJECTIVES.values() for key in inspect.signature(other).parameters}
+    for key in settings:
+        checks.choice("setting of an objective", key, sorted(known))
+    taken = inspect.signature(OBJECTIVES[name]).parameters
+    for key, parameter in taken.items():
+        checks.require(
+            key in settings or parameter.default is not parameter.empty,
+            f"the objective `{name}` needs `{key}`.",
+        )
+    return OBJECTIVES[name](**{key: value for key, value in settings.items() if key in taken})

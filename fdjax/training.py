@@ -1,5 +1,6 @@
 """One compiled training step for any student, teacher and objective, and the loop around it."""
 
+import contextlib
 import json
 import math
 import sys
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -32,7 +34,7 @@ class TrainState(NamedTuple):
         objective_state: What the objective remembers.
         optimiser_state: Of optax, over the pair of trained trees.
         key: Randomness of the next steps.
-        counts: How often each example took part; see `regulation`.
+        counts: How often each example took part, see `regulation`; None if not counted.
     """
 
     step: Int[Array, ""]
@@ -41,12 +43,13 @@ class TrainState(NamedTuple):
     objective_state: Tree
     optimiser_state: Tree
     key: Array
-    counts: Int[Array, " examples"]
+    counts: Int[Array, " examples"] | None
 
 
 def observed(teacher: Outputs, batch: Batch) -> Outputs:
     """Teaches from outputs computed beforehand: the rows of the batch."""
-    return jax.tree.map(lambda rows: rows[batch.indices], teacher)
+    # `take` gives NaN for a row that is not there; plain indexing would give the last row.
+    return jax.tree.map(lambda rows: jnp.take(rows, batch.indices, axis=0), teacher)
 
 
 def no_teacher(teacher: Tree, batch: Batch) -> Outputs:
@@ -79,8 +82,12 @@ def init_state(
         teacher: What `teach` reads.
         num_examples: Size of the data if participation is to be counted, else 0.
 
+    Returns:
+        The state, in arrays of its own: those handed in stay the caller's.
+
     Raises:
-        InputError: If there are no "params", or the objective refuses teacher and student.
+        InputError: If there are no "params", the first batch does not fit student, teacher
+            or `num_examples`, or the objective refuses teacher and student.
     """
     checks.require(
         "params" in variables,
@@ -88,21 +95,37 @@ def init_state(
     )
     init_key, key = jax.random.split(key)
     batch = jax.tree.map(jnp.asarray, batch)
-    outputs, _ = student(variables, batch.images)
-    signal = teach(teacher, batch)
-    params, state = objective.init(init_key, batch, outputs, signal)
-    # Run once for its checks of shapes and values, before anything is compiled.
-    objective.loss(params, state, init_key, batch, outputs, signal)
-    return TrainState(
+
+    def run(variables: Variables, teacher: Tree, batch: Batch) -> tuple[Outputs, Outputs]:
+        return student(variables, batch.images)[0], teach(teacher, batch)
+
+    # Compiled as one: step by step, each operation of the two networks would be compiled alone.
+    outputs, signal = jax.jit(run)(variables, teacher, batch)
+    checks.labels("labels", batch.labels, outputs.logits.shape[-1], unlabelled=True)
+    checks.require(
+        not bool(jnp.isnan(signal.logits).any()),
+        "the teacher's logits hold NaN on the first batch; outputs computed beforehand must have "
+        "one row for each example of the data.",
+    )
+    checks.require(
+        num_examples == 0 or int(batch.indices.max()) < num_examples,
+        f"`num_examples` is {num_examples}, but the first batch has the example "
+        f"{int(batch.indices.max())}; give the size of the data.",
+    )
+    params, objective_state = objective.init(init_key, batch, outputs, signal)
+    # Traced once for its checks, before anything of it is compiled.
+    jax.eval_shape(objective.loss, params, objective_state, init_key, batch, outputs, signal)
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        # The step donates its state: the caller keeps arrays of its own.
-        variables=jax.tree.map(jnp.array, variables),
+        variables=variables,
         objective_params=params,
-        objective_state=jax.tree.map(jnp.array, state),
+        objective_state=objective_state,
         optimiser_state=optimiser.init((variables["params"], params)),
         key=key,
-        counts=jnp.zeros(num_examples, jnp.int32),
+        counts=jnp.zeros(num_examples, jnp.int32) if num_examples else None,
     )
+    # The step donates its state, and an optimiser may hold the very arrays it was given.
+    return jax.tree.map(jnp.array, state)
 
 
 def make_step(
@@ -123,8 +146,10 @@ def make_step(
         objective: What is minimised.
         optimiser: From optax, for the student's and the objective's parameters.
         confidence: If given, only examples that the student gets wrong or is not as sure of
-            take part (`regulation.participates`), and are counted.
-        weights: If given, weight of each example of the data, by `batch.indices`.
+            take part (`regulation.participates`), and are counted if the state has counts.
+        weights: If given, weight of each example of the data, by `batch.indices`. They
+            multiply the losses; the mean is still over the examples of the batch (that
+            take part), so that a batch of little weight moves the student little.
 
     Returns:
         The step. Metrics: "loss", "accuracy" on the labelled examples of the batch (NaN if
@@ -147,7 +172,7 @@ def make_step(
                 share = jax.lax.stop_gradient(share.astype(per_example.dtype))
             value = share * per_example
             if weights is not None:
-                value = value * weights[batch.indices]
+                value = value * jnp.take(weights, batch.indices)
             loss = value.sum() / jnp.maximum(share.sum(), 1.0)
             return loss, (outputs, variables, objective_state, share)
 
@@ -157,7 +182,7 @@ def make_step(
         updates, optimiser_state = optimiser.update(gradient, state.optimiser_state, trained)
         params, objective_params = optax.apply_updates(trained, updates)
         counts = state.counts
-        if confidence is not None:
+        if confidence is not None and counts is not None:
             counts = regulation.count(counts, batch.indices, share > 0)
         labelled = batch.labels >= 0
         right = (jnp.argmax(outputs.logits, axis=-1) == batch.labels) & labelled
@@ -197,7 +222,7 @@ def fit(
 
     Args:
         step: From `make_step`.
-        state: From `init_state`; donated.
+        state: From `init_state`; donated. Where a run is resumed it only gives the form.
         batches: `start -> iterator` of the batches from step `start` on.
         teacher: What the step's `teach` reads.
         steps: Steps of the whole run, those before a resume included.
@@ -212,32 +237,53 @@ def fit(
         The final state and the records.
 
     Raises:
-        InputError: If `folder` holds checkpoints and `resume` is off, or a loss is not finite.
+        InputError: If `folder` holds a run and `resume` is off, more than `steps` are done, the
+            batches end, the folder cannot be written, or a loss or parameter is not finite.
+            What was saved before stays.
     """
     from tqdm import tqdm
 
+    checks.positive("save_every", save_every)
+    checks.positive("log_every", log_every)
     records: list[Record] = []
     if folder is not None:
         state, records = _open(Path(folder), state, resume)
     start = int(state.step)
+    checks.require(
+        start <= steps,
+        f"`{name}` has {start} steps behind it, more than the {steps} asked for; raise `steps` or "
+        "choose another folder.",
+    )
     stream = batches(start)
+    # Once and not at every step, should it come as NumPy arrays.
+    teacher = jax.device_put(teacher)
     # A bar would fill a log file with lines: on a terminal only.
-    bar = tqdm(total=steps, initial=start, desc=name, disable=not sys.stderr.isatty(), leave=False)
-    for done in range(start + 1, steps + 1):
-        state, metrics = step(state, next(stream), teacher)
-        bar.update()
-        if done % log_every == 0 or done == steps:
+    silent = not sys.stderr.isatty()
+    with tqdm(total=steps, initial=start, desc=name, disable=silent, leave=False) as bar:
+        for done in range(start + 1, steps + 1):
+            batch = next(stream, None)
+            if batch is None:
+                raise checks.InputError(
+                    f"the batches of `{name}` end before step {done}; give an endless stream."
+                )
+            state, metrics = step(state, batch, teacher)
+            bar.update()
+            logs = done == steps or done % log_every == 0
+            saves = done == steps or done % save_every == 0
+            if not (logs or saves):
+                continue
             record = _record(done, metrics)
+            # The loss is of the parameters before the update: those kept are looked at too.
             checks.require(
-                record["loss"] is not None,
-                f"the loss of `{name}` is not finite at step {done}; lower the learning rate or "
-                "the weight of the teacher.",
+                record["loss"] is not None and (not saves or _is_finite(state.variables)),
+                f"`{name}` diverged: its loss or a parameter is not finite at step {done}; lower "
+                "the learning rate or the weight of the teacher.",
             )
-            records.append(record)
-            bar.set_postfix(loss=f"{record['loss']:.3f}")
-        if folder is not None and (done % save_every == 0 or done == steps):
-            _save(Path(folder), state, records)
-    bar.close()
+            if logs:
+                records.append(record)
+                bar.set_postfix(loss=f"{record['loss']:.3f}")
+            if saves and folder is not None:
+                _save(Path(folder), state, records)
     return state, records
 
 
@@ -247,24 +293,50 @@ def _record(step: int, metrics: dict[str, Array]) -> Record:
     return {"step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
+def _is_finite(tree: Tree) -> bool:
+    """True if no array of the tree holds NaN or infinity."""
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+
+
 def _open(folder: Path, state: TrainState, resume: bool) -> tuple[TrainState, list[Record]]:
     """Restores the latest checkpoint and its records, or makes sure that there is none."""
     found = checkpoints.latest(folder / "checkpoints")
     if found is None:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         return state, []
     checks.require(
-        resume, f"{folder} holds a run already; go on with --resume or choose another folder."
+        resume, f"{folder} holds a run already; go on with `resume` or choose another folder."
     )
     state = checkpoints.restore(folder / "checkpoints", state)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
+    path = folder / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, json.JSONDecodeError) as error:
+        raise checks.InputError(
+            f"{path} cannot be read ({error}); restore it, empty it to go on without the earlier "
+            "records, or choose another folder."
+        ) from error
+    # A kill between the two writes of `_save` leaves records that are newer than the checkpoint.
     return state, [record for record in records if record["step"] <= found]
 
 
 def _save(folder: Path, state: TrainState, records: list[Record]) -> None:
     """Writes the records, whole and atomically, and then the checkpoint that needs them."""
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "metrics.jsonl.tmp"
-    partial.write_text("".join(json.dumps(record) + "\n" for record in records))
-    partial.replace(folder / "metrics.jsonl")
+    with _writing(folder):
+        partial.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        partial.replace(folder / "metrics.jsonl")
     checkpoints.save(folder / "checkpoints", int(state.step), state)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns a failure to write into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise checks.InputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose a folder you may write "
+            "to, with space left."
+        ) from error

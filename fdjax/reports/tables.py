@@ -114,7 +114,10 @@ def print_table(
     for name, right in zip(names, numeric, strict=True):
         # Text keeps a name with square brackets from being read as markup.
         header = rich.text.Text(printable(name))
-        shown.add_column(header, justify="right" if right else "left", overflow="fold")
+        # A number broken over two lines cannot be read; a long name may end in an ellipsis.
+        shown.add_column(header, justify="right" if right else "left", no_wrap=True)
     for line in cells:
         shown.add_row(*map(rich.text.Text, line))
-    rich.console.Console().print(shown)
+    console = rich.console.Console()
+    # A file or a pipe has no width to keep to.
+    (console if console.is_terminal else rich.console.Console(width=200)).print(shown)

@@ -64,7 +64,8 @@ class DirectSum(geometry.Geometry):
     @classmethod
     def tree_unflatten(cls, aux_data: Any, children: Any) -> "DirectSum":
         """Inverse of `tree_flatten`."""
-        return cls(*children, aux_data)
+        cost, kernel = children
+        return cls(cost, kernel, aux_data)
 
 
 def apply_kernel(

@@ -145,7 +145,7 @@ def _solve_blocks(
 
     Jitted here, as ott-jax traces anew on each call outside `jit` (a thousand times slower).
     """
-    settings = {"threshold": threshold, "max_iterations": max_iterations}
+    settings: Any = {"threshold": threshold, "max_iterations": max_iterations}
     arrays = (cost, source, target, start)
     fast, held = _kernel_solve(*arrays, **settings)
     return jax.lax.cond(held.all(), lambda *_: fast, partial(_log_solve, **settings), *arrays)
@@ -182,7 +182,8 @@ def _vmappable(threshold: float, max_iterations: int) -> Any:
                 jnp.moveaxis(out.reshape(out.shape[0], axis_size, -1, *out.shape[2:]), 1, 0)
                 for out in solved[:4]
             ]
-        return _Solved(*split, *solved[4:]), _Solved(True, True, True, True, False, False)
+        batched: Any = (True, True, True, True, False, False)
+        return _Solved(*split, *solved[4:]), _Solved(*batched)
 
     return solve_blocks
 

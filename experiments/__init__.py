@@ -1,0 +1,1 @@
+"""One question a module; each runs as `python -m experiments.NAME` or by its `run(Config)`."""

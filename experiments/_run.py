@@ -1,0 +1,208 @@
+"""What every experiment does: flags from its Config, a checked workdir, the record of the run."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal
+
+import jax
+from absl import app, flags, logging
+
+from fdjax import checks, reports
+
+_PACKAGES = (
+    *("fdjax", "jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint"),
+    *("tensorflow-datasets", "numpy", "scipy", "scikit-learn"),
+)
+
+
+def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field of a Config: default, help text with its unit, and bounds of a number."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def check(config: Any) -> None:
+    """Refuses values out of bounds, as flags or as arguments of a Config alike.
+
+    Raises:
+        InputError: Naming the field.
+    """
+    kinds = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        low, high = field.metadata["low"], field.metadata["high"]
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None or isinstance(number, str):
+                continue
+            too_low = low is not None and not number >= low
+            if too_low or (high is not None and not number <= high):
+                bounds = f"{'-inf' if low is None else low}, {'inf' if high is None else high}"
+                raise checks.InputError(f"--{field.name} must lie in [{bounds}], got {number}.")
+        options = _options(kinds[field.name])
+        if options:
+            checks.choice(f"--{field.name}", value, options)
+
+
+def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
+    """Runs an experiment as a command: flags in, `run(Config)`, a mistake as one sentence."""
+    _define_flags(config_type)
+    # orbax tells of every file it writes; --verbosity=0 brings that back.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+
+    def command(arguments: list[str]) -> int:
+        if len(arguments) > 1:
+            print(f"error: {arguments[1]!r} is no flag; see --help for the flags.", file=sys.stderr)
+            return 2
+        names = [field.name for field in dataclasses.fields(config_type)]
+        values = {name: getattr(flags.FLAGS, name) for name in names}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            config = config_type(**values)
+            with_cache(Path(config.workdir).parent / "compiled")
+            run(config)
+        except checks.InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+
+    app.run(command)
+
+
+def with_cache(folder: Path) -> None:
+    """Keeps compiled programs on disk, so that a second run compiles nothing anew.
+
+    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+class Run:
+    """The record of one run: its workdir, its flags and versions, and seconds by stage."""
+
+    def __init__(self, config: Any):
+        """Checks the config and the workdir before any work is done.
+
+        Raises:
+            InputError: If a value is out of bounds or the workdir cannot be written.
+        """
+        check(config)
+        self.flags: dict[str, Any] = dataclasses.asdict(config)
+        self.workdir = Path(config.workdir).resolve()
+        self.seconds: dict[str, float] = {}
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            probe = self.workdir / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise checks.InputError(
+                f"cannot write to the workdir {self.workdir}: {error.strerror}; choose another "
+                "folder with --workdir."
+            ) from error
+        lines = [
+            f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}\n"
+            for k, v in self.flags.items()
+            if v is not None
+        ]
+        (self.workdir / "flags.txt").write_text("".join(lines))
+        reports.write_json(self.workdir / "versions.json", versions())
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside to the stage's."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def finish(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Writes results.json, with the record of the run beside the results."""
+        record = {"seconds": self.seconds, "flags": self.flags, "versions": versions()}
+        results = results | record
+        reports.write_json(self.workdir / "results.json", results)
+        return results
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, and the device."""
+    known = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[name] = importlib.metadata.version(name)
+    device = jax.devices()[0]
+    return known | {
+        "python": platform.python_version(),
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def command_line(module: str, config: Any) -> str:
+    """The command that repeats a run: the module with the flags that differ from the default."""
+    changed = [
+        f"--{field.name}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != field.default and value is not None
+    ]
+    return " ".join(["python -m", module, *map(shlex.quote, changed)])
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _define_flags(config_type: type) -> None:
+    """One absl flag for each field of a Config, by the type of the field."""
+    kinds = typing.get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        name, text, kind = field.name, field.metadata["help"], kinds[field.name]
+        default: Any = field.default
+        if isinstance(kind, UnionType):  # "X | None"
+            kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        bounds = {"lower_bound": field.metadata["low"], "upper_bound": field.metadata["high"]}
+        if _options(kind):
+            flags.DEFINE_enum(name, default, list(_options(kind)), text)
+        elif kind is bool:
+            flags.DEFINE_bool(name, default, text)
+        elif kind is int:
+            flags.DEFINE_integer(name, default, text, **bounds)
+        elif kind is float:
+            flags.DEFINE_float(name, default, text, **bounds)
+        elif typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is not str:
+            whole = typing.get_args(kind)[0] is int
+            part = flags.IntegerParser() if whole else flags.FloatParser()
+            serialiser: Any = flags.ListSerializer(",")
+            flags.DEFINE(_ListOf(part), name, list(default), text, serializer=serialiser)
+        elif typing.get_origin(kind) is tuple:
+            flags.DEFINE_list(name, list(default), text)
+        else:
+            flags.DEFINE_string(name, default, text)
+        # Flags of this file would be hidden from --help: they are those of the command.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+
+
+class _ListOf(flags.ArgumentParser):
+    """Parses "1,2,3" by the parser of its parts."""
+
+    def __init__(self, part: Any):
+        self.part = part
+        self.syntactic_help = f"comma-separated list of {part.syntactic_help}s"
+
+    def parse(self, argument: Any) -> list[Any]:
+        """The parts; an empty text is an empty list."""
+        parts = argument.split(",") if isinstance(argument, str) else argument
+        return [self.part.parse(part) for part in parts if part != ""]
+
+    def flag_type(self) -> str:
+        """Shown by absl in XML help."""
+        return "list"

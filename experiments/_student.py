@@ -1,0 +1,145 @@
+"""Training students of one task on the same budget, and judging them."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from fdjax import checks, data, metrics, models, objectives, training
+from fdjax.types import Batch, Outputs, Variables
+
+
+class Budget(NamedTuple):
+    """What each student may spend.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Images a step.
+        labelled: How many of them are labelled, where unlabelled ones are used.
+        learning_rate: Of Adam, falling to zero as a half cosine.
+    """
+
+    steps: int
+    batch_size: int
+    labelled: int
+    learning_rate: float
+
+
+def check_batch(batch_size: int, labelled: int, unlabelled: int) -> None:
+    """Refuses a batch without room for the unlabelled images, before anything is computed."""
+    checks.require(
+        labelled < batch_size or unlabelled == 0,
+        f"--labelled={labelled} leaves no unlabelled image in a batch of {batch_size}; lower it "
+        "or raise --batch_size.",
+    )
+
+
+class School:
+    """One task, one student network and one budget; the step is compiled once for all."""
+
+    def __init__(
+        self,
+        task: data.Task,
+        architecture: str,
+        budget: Budget,
+        objective: objectives.Objective,
+        *,
+        teach: training.Teach = training.observed,
+    ):
+        """Preprocesses the images and makes the step.
+
+        Args:
+            task: With labelled and unlabelled training images.
+            architecture: Of the student, one of `models.MODELS`.
+            budget: Of every student.
+            objective: What a student minimises.
+            teach: As for `training.make_step`.
+        """
+        self.task, self.budget, self.objective, self.teach = task, budget, objective, teach
+        self.model = models.create(architecture, task.num_classes)
+        settings = data.native_preprocessing(task)
+        self.train = data.Split(data.preprocess(task.train.images, settings), task.train.labels)
+        self.test = data.Split(data.preprocess(task.test.images, settings), task.test.labels)
+        self.image_shape = self.train.images.shape[1:]
+        schedule = optax.cosine_decay_schedule(budget.learning_rate, budget.steps)
+        self.optimiser = optax.adam(schedule)
+        self.student = models.trainable(self.model)
+        self.step = training.make_step(self.student, teach, objective, self.optimiser)
+
+    def batches(self, seed: int, start: int) -> Iterator[Batch]:
+        """Batches from step `start` on, with a fixed share of labelled images if both exist."""
+        some = (self.train.labels < 0).any()
+        labelled = self.budget.labelled if some else None
+        return data.batches(
+            self.train, self.budget.batch_size, seed=seed, start=start, labelled=labelled
+        )
+
+    def start(
+        self, seed: int, teacher: Any, objective: objectives.Objective
+    ) -> training.TrainState:
+        """A fresh student; `objective` may differ from the school's in its numbers only."""
+        key = jax.random.key(seed)
+        variables = models.initialise(self.model, key, self.image_shape)
+        return training.init_state(
+            jax.random.fold_in(key, 1),
+            variables,
+            self.student,
+            self.teach,
+            objective,
+            self.optimiser,
+            next(self.batches(seed, 0)),
+            teacher,
+        )
+
+    def teach_one(
+        self,
+        seed: int,
+        teacher: Outputs | None,
+        objective: objectives.Objective,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+        save_every: int = 500,
+        name: str = "student",
+    ) -> tuple[training.TrainState, list[training.Record]]:
+        """Trains one student to the end of the budget."""
+        return training.fit(
+            self.step,
+            self.start(seed, teacher, objective),
+            functools.partial(self.batches, seed),
+            teacher,
+            steps=self.budget.steps,
+            folder=folder,
+            resume=resume,
+            save_every=save_every,
+            name=name,
+        )
+
+    def accuracy(self, variables: Variables) -> float:
+        """Share of the test images that the student gets right."""
+        return evaluate(self.model, variables, self.test)
+
+
+_predict = jax.jit(models.predict, static_argnums=0)
+
+
+def evaluate(model: nn.Module, variables: Variables, part: data.Split) -> float:
+    """Accuracy of a network on preprocessed images, in [0, 1]."""
+    logits = [
+        _predict(model, variables, jnp.asarray(part.images[start : start + 1024])).logits
+        for start in range(0, len(part.labels), 1024)
+    ]
+    return float(metrics.accuracy(jnp.concatenate(logits), jnp.asarray(part.labels)))
+
+
+def mean_and_spread(values: Any) -> str:
+    """Mean and standard deviation over seeds, as a cell of a table."""
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) if values.size > 1 else float("nan")
+    return f"{values.mean():.3f} ± {spread:.3f}" if values.size > 1 else f"{values.mean():.3f}"

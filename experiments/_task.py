@@ -1,0 +1,148 @@
+"""The target task of an experiment, and what the faculty says of it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fdjax import checks, costs, data, faculty, scores, selection
+from fdjax.types import Outputs, TeacherOutputs
+
+HALVES_SEED = 960402
+"""Seed of the cut of every data set's training images: one half for teachers, one for targets.
+
+It is the same in every experiment, so no teacher has seen a target's images, unless it was
+trained elsewhere.
+"""
+
+
+def halves(task: data.Task) -> tuple[data.Task, data.Task]:
+    """The task with the teachers' half, and with the target's half, of its training images."""
+    teachers, target = data.split(task.train, 0.5, seed=HALVES_SEED)
+    return (
+        data.Task(task.name, teachers, task.test, task.class_names),
+        data.Task(task.name, target, task.test, task.class_names),
+    )
+
+
+def half_of_the_classes(task: data.Task, seed: int) -> tuple[str, ...]:
+    """Names of a random half of the classes (two at least, twenty at most), in order."""
+    number = min(max(2, (task.num_classes + 1) // 2), 20)
+    chosen = np.random.default_rng([seed, 1]).permutation(task.num_classes)[:number]
+    return tuple(task.class_names[c] for c in sorted(chosen))
+
+
+def target(
+    dataset: str,
+    data_dir: str | None,
+    classes: Sequence[str],
+    shots: int,
+    unlabelled: int,
+    seed: int,
+) -> data.Task:
+    """A few-shot task on the target's half of a data set.
+
+    Args:
+        dataset: As `data.load` takes it.
+        data_dir: As `data.load` takes it.
+        classes: Names of its classes; a random half of all if empty.
+        shots: Labelled training images of each class.
+        unlabelled: Further training images, without labels; -1 for all.
+        seed: Draws classes and labelled images.
+    """
+    _, task = halves(data.load(dataset, data_dir=data_dir))
+    task = data.restrict(task, list(classes) or half_of_the_classes(task, seed))
+    return data.few_shot(task, shots, seed=seed, unlabelled=None if unlabelled < 0 else unlabelled)
+
+
+class Observed(NamedTuple):
+    """A faculty's outputs on the training images of a task.
+
+    Attributes:
+        names: Of the teachers.
+        outputs: Of each teacher, padded to common sizes.
+        class_names: Of each teacher.
+    """
+
+    names: tuple[str, ...]
+    outputs: TeacherOutputs
+    class_names: tuple[tuple[str, ...], ...]
+
+
+def observe(root: str, task: data.Task) -> Observed:
+    """What every teacher of a faculty says of the task's training images (kept on disk)."""
+    cards = faculty.cards(root)
+    outputs = faculty.observe_all(root, task.train.images, progress=True)
+    return Observed(
+        tuple(card.name for card in cards),
+        selection.stack(outputs),
+        tuple(card.class_names for card in cards),
+    )
+
+
+def score(
+    seen: Observed, task: data.Task, names: Sequence[str], *, batch_size: int | None = None
+) -> dict[str, np.ndarray]:
+    """Every named score of every teacher, from the labelled training images alone."""
+    for name in names:
+        checks.choice("scores", name, scores.SCORES)
+    return {
+        name: np.asarray(
+            selection.score_faculty(
+                scores.SCORES[name],
+                seen.outputs,
+                task.train.labels,
+                task.num_classes,
+                batch_size=batch_size,
+            )
+        )
+        for name in names
+    }
+
+
+def rank(values: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Best teacher first; those for which the score is undefined come last, in their order."""
+    known = ~np.isnan(values)
+    checks.require(
+        bool(known.any()),
+        "the score is undefined for every teacher; choose another with --score, such as leep.",
+    )
+    ranked = selection.rank(values[known], [n for n, k in zip(names, known, strict=True) if k])
+    return (*ranked, *(n for n, k in zip(names, known, strict=True) if not k))
+
+
+def teaching(seen: Observed, name: str) -> Outputs:
+    """One teacher's outputs as a student is taught from them: padded labels have logit -inf."""
+    position = seen.names.index(name)
+    probabilities = seen.outputs.probabilities[position]
+    features = seen.outputs.features
+    logits = jnp.where(probabilities > 0, jnp.log(probabilities), -jnp.inf)
+    return Outputs(logits, None if features is None else features[position])
+
+
+def cost(seen: Observed, task: data.Task, name: str, kind: str) -> jax.Array:
+    """Ground cost of one teacher in nats, from the labelled training images alone.
+
+    Args:
+        seen: The faculty's outputs.
+        task: The target task.
+        name: Of the teacher.
+        kind: "predictions" is the surprise -log P(student label | teacher label); "centres"
+            the centred cosine distance of the teacher's class vectors to the class centres,
+            on the scale that makes the labels most likely.
+    """
+    position = seen.names.index(name)
+    one: TeacherOutputs = jax.tree.map(lambda leaf: leaf[position], seen.outputs)
+    labels = jnp.asarray(task.train.labels)
+    if kind == "predictions":
+        return costs.from_predictions(one.probabilities, labels, task.num_classes)
+    if one.features is None or one.class_vectors is None:
+        raise checks.InputError(
+            f"teacher {name!r} is known by its predictions only; use --cost=predictions."
+        )
+    mask = one.class_mask.astype(bool)
+    centres = costs.class_centres(one.features, labels, task.num_classes)
+    base = costs.between_vectors(one.class_vectors, centres, where=mask)
+    return costs.calibrate(base, one.probabilities, labels, where=mask)
