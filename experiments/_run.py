@@ -55,13 +55,13 @@ def check(config: Any) -> None:
 def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
     """Runs an experiment as a command: flags in, `run(Config)`, a mistake as one sentence."""
     _define_flags(config_type)
-    # orbax tells of every file it writes; --verbosity=0 brings that back.
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
 
     def command(arguments: list[str]) -> int:
         if len(arguments) > 1:
             print(f"error: {arguments[1]!r} is no flag; see --help for the flags.", file=sys.stderr)
             return 2
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
         names = [field.name for field in dataclasses.fields(config_type)]
         values = {name: getattr(flags.FLAGS, name) for name in names}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,7 +1,8 @@
 """The target task of an experiment, and what the faculty says of it."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,23 +83,24 @@ def observe(root: str, task: data.Task) -> Observed:
     )
 
 
+@functools.cache
+def score_functions(**settings: Any) -> dict[str, scores.ScoreFn]:
+    """The table of scores, with settings of the transport score.
+
+    Cached, because `selection.score_faculty` compiles once for each function object.
+    """
+    return scores.SCORES | {"transport": functools.partial(scores.transport, **settings)}
+
+
 def score(
-    seen: Observed, task: data.Task, names: Sequence[str], *, batch_size: int | None = None
+    seen: Observed, task: data.Task, functions: Mapping[str, scores.ScoreFn]
 ) -> dict[str, np.ndarray]:
-    """Every named score of every teacher, from the labelled training images alone."""
-    for name in names:
-        checks.choice("scores", name, scores.SCORES)
+    """Scores of every teacher by name, from the labelled training images alone."""
     return {
         name: np.asarray(
-            selection.score_faculty(
-                scores.SCORES[name],
-                seen.outputs,
-                task.train.labels,
-                task.num_classes,
-                batch_size=batch_size,
-            )
+            selection.score_faculty(function, seen.outputs, task.train.labels, task.num_classes)
         )
-        for name in names
+        for name, function in functions.items()
     }
 
 

@@ -10,7 +10,7 @@ A few seconds for the defaults on two cores.
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from experiments import _run, _student, _task
 from fdjax import checks, models, objectives, reports
@@ -33,10 +33,12 @@ class Config:
     objective: str = _run.flag(
         "transport", f"What is minimised beside cross-entropy: {', '.join(objectives.OBJECTIVES)}."
     )
-    cost: str = _run.flag("predictions", "Ground cost of transport: predictions or centres.")
-    weight: float = _run.flag(1.0, "Weight of the objective beside cross-entropy.", low=0.0)
+    cost: Literal["predictions", "centres"] = _run.flag(
+        "predictions", "Ground cost, of the transport score and of the distillation alike."
+    )
+    weight: float = _run.flag(0.1, "Weight of the objective beside cross-entropy.", low=0.0)
     temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(1.0, "Entropic regularisation, in nats of the cost.", low=1e-3)
+    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
     student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
     steps: int = _run.flag(300, "Training steps.", low=1)
     batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
@@ -52,7 +54,6 @@ def run(config: Config) -> dict[str, Any]:
     record = _run.Run(config)
     checks.choice("--student", config.student, models.MODELS)
     checks.choice("--objective", config.objective, objectives.OBJECTIVES)
-    checks.choice("--cost", config.cost, ("predictions", "centres"))
     _student.check_batch(config.batch_size, config.labelled, config.unlabelled)
     task = _task.target(
         config.dataset,
@@ -67,8 +68,9 @@ def run(config: Config) -> dict[str, Any]:
     name = config.teacher
     if name == "best":
         with record.stage("score"):
-            values = _task.score(seen, task, ["transport"])["transport"]
-        name = _task.rank(values, seen.names)[0]
+            functions = {"transport": _task.score_functions(cost=config.cost)["transport"]}
+            values = _task.score(seen, task, functions)
+        name = _task.rank(values["transport"], seen.names)[0]
     checks.choice("--teacher", name, ("best", *seen.names))
     term = objectives.create(
         config.objective,
@@ -89,7 +91,7 @@ def run(config: Config) -> dict[str, Any]:
             save_every=config.save_every,
         )
     accuracy = school.accuracy(state.variables)
-    points = [(entry["step"] or 0, entry["loss"] or 0) for entry in history]
+    points = [(entry["step"], entry["loss"]) for entry in history]
     sections: list[str | Path] = [
         f"`{_run.command_line('experiments.distil_student', config)}`",
         f"Teacher {name}; test accuracy {accuracy:.3f} on {len(task.test.labels)} images.",

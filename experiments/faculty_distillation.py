@@ -39,11 +39,11 @@ class Config:
     num_teachers: int = _run.flag(12, "Teachers to build where no --root is given.", low=1)
     score: Choice = _run.flag("transport", "Score by which the teacher is chosen.")
     cost: Literal["predictions", "centres"] = _run.flag(
-        "predictions", "Ground cost of the distillation, in nats."
+        "predictions", "Ground cost, of the transport score and of the distillation alike."
     )
-    weight: float = _run.flag(1.0, "Weight of the transport term beside cross-entropy.", low=0.0)
+    weight: float = _run.flag(0.1, "Weight of the transport term beside cross-entropy.", low=0.0)
     temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(1.0, "Entropic regularisation, in nats of the cost.", low=1e-3)
+    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
     student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
     steps: int = _run.flag(300, "Training steps of each student.", low=1)
     batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
@@ -89,7 +89,7 @@ def run(config: Config) -> dict[str, Any]:
     with record.stage("observe"):
         seen = _task.observe(root, task)
     with record.stage("score"):
-        values = _task.score(seen, task, list(scores.SCORES))
+        values = _task.score(seen, task, _task.score_functions(cost=config.cost))
     ranking = _task.rank(values[config.score], seen.names)
     chosen = ranking[0]
     random_teacher = seen.names[np.random.default_rng([config.seed, 2]).integers(len(seen.names))]
@@ -201,6 +201,7 @@ def report(
             names,
             {key: np.array([by_name[name][key] for name in names]) for key in scores.SCORES},
             np.array([np.mean(achieved[name]) for name in names]),
+            baseline=float(np.mean(results["accuracy"]["alone"])),
         ),
         f"## What the labels of {chosen} cost",
         reports.plot_cost(workdir / "cost.png", cost, classes, task.class_names),

@@ -8,7 +8,6 @@ No student is trained: a few seconds for a dozen teachers, most of them compilat
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +32,8 @@ class Config:
     scores: tuple[str, ...] = _run.flag(
         tuple(scores.SCORES), "Scores to compute; teachers are ranked by the first."
     )
-    cost: Literal["centres", "predictions"] = _run.flag(
-        "centres", "Ground cost of the transport score."
+    cost: Literal["predictions", "centres"] = _run.flag(
+        "predictions", "Ground cost of the transport score."
     )
     level: Literal["example", "task"] = _run.flag(
         "example", "One transport problem an example, or one a teacher."
@@ -63,15 +62,12 @@ def run(config: Config) -> dict[str, Any]:
     )
     with record.stage("observe"):
         seen = _task.observe(config.root, task)
-    functions = scores.SCORES | {
-        "transport": functools.partial(
-            scores.transport,
-            cost=config.cost,
-            level=config.level,
-            smoothing=config.smoothing,
-            epsilon=config.epsilon,
-        )
-    }
+    functions = _task.score_functions(
+        cost=config.cost,
+        level=config.level,
+        smoothing=config.smoothing,
+        epsilon=config.epsilon,
+    )
     mesh = sharding.device_mesh() if config.shard else None
     values = {}
     for name in config.scores:

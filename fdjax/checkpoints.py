@@ -210,7 +210,8 @@ def _like(leaf: Any, value: np.ndarray) -> Any:
     if _is_random_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array):
-        return jax.device_put(value, leaf.sharding)
+        # A leaf that was free to move stays so: pinned to a device it would compile anew.
+        return jax.device_put(value, leaf.sharding if leaf.committed else None)
     return value
 
 

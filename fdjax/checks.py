@@ -83,6 +83,6 @@ def every_class_present(name: str, values: Any, num_classes: int) -> None:
     empty = np.flatnonzero(counts == 0)
     if empty.size:
         raise InputError(
-            f"`{name}` has no example of class {int(empty[0])} ({empty.size} of {num_classes} classes "
-            "are empty); label at least one example of each class or restrict the task."
+            f"`{name}` has no example of class {int(empty[0])} ({empty.size} of {num_classes} "
+            "classes are empty); label at least one example of each class or restrict the task."
         )

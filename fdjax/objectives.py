@@ -78,9 +78,10 @@ def transport(
     arrays have the same shapes.
 
     Raises:
-        InputError: If the cost holds NaN or infinity.
+        InputError: If the cost holds NaN or infinity, or `epsilon` is not positive.
     """
     checks.finite("cost", cost)
+    checks.positive("epsilon", epsilon)
 
     def loss(
         params: Tree, state: Tree, key: Array, batch: Batch, student: Outputs, teacher: Outputs

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from fdjax.types import Batch, Outputs, TrainableNetwork, Variables
 
 Tree = Any
 Teach = Callable[[Tree, Batch], Outputs]
-Record = dict[str, float | None]
+Record = dict[str, Any]
 Step = Callable[["TrainState", Batch, Tree], tuple["TrainState", dict[str, Array]]]
 
 
@@ -95,12 +96,7 @@ def init_state(
     )
     init_key, key = jax.random.split(key)
     batch = jax.tree.map(jnp.asarray, batch)
-
-    def run(variables: Variables, teacher: Tree, batch: Batch) -> tuple[Outputs, Outputs]:
-        return student(variables, batch.images)[0], teach(teacher, batch)
-
-    # Compiled as one: step by step, each operation of the two networks would be compiled alone.
-    outputs, signal = jax.jit(run)(variables, teacher, batch)
+    outputs, signal = _both_outputs(student, teach, variables, teacher, batch)
     checks.labels("labels", batch.labels, outputs.logits.shape[-1], unlabelled=True)
     checks.require(
         not bool(jnp.isnan(signal.logits).any()),
@@ -126,6 +122,15 @@ def init_state(
     )
     # The step donates its state, and an optimiser may hold the very arrays it was given.
     return jax.tree.map(jnp.array, state)
+
+
+# Outside `jit` each operation of the two networks would be compiled by itself.
+@partial(jax.jit, static_argnums=(0, 1))
+def _both_outputs(
+    student: TrainableNetwork, teach: Teach, variables: Variables, teacher: Tree, batch: Batch
+) -> tuple[Outputs, Outputs]:
+    """What student and teacher say of a batch."""
+    return student(variables, batch.images)[0], teach(teacher, batch)
 
 
 def make_step(

@@ -118,6 +118,8 @@ def plot_ranking(
     names: Sequence[str],
     scores: Mapping[str, ArrayLike] | ArrayLike,
     achieved: ArrayLike | None = None,
+    *,
+    baseline: float | None = None,
 ) -> pathlib.Path:
     """Draws what scores say of the teachers, one panel a score.
 
@@ -128,6 +130,8 @@ def plot_ranking(
             teacher whose score is not finite is left out of that panel.
         achieved: Accuracy in [0, 1] of the student of each teacher. With it, panels set
             accuracy against score; without it they are bars, best teacher first.
+        baseline: Accuracy in [0, 1] of a student without a teacher, drawn as a line; read
+            with `achieved` only.
 
     Returns:
         The path written.
@@ -158,6 +162,17 @@ def plot_ranking(
             _ranking_bars(axes, names, score)
         else:
             axes.scatter(score, 100 * np.asarray(achieved), s=34, color=_COLOURS[0], zorder=3)
+            if baseline is not None:
+                axes.axhline(100 * baseline, color=_COLOURS[1], linestyle="--", linewidth=1.2)
+                axes.annotate(
+                    "student alone",
+                    (0.01, 100 * baseline),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(0, 2),
+                    textcoords="offset points",
+                    color=_COLOURS[1],
+                    fontsize=8,
+                )
             axes.set_ylabel("accuracy of the student [%]", fontsize=9)
             axes.margins(0.14)
             _clean(axes, "both")

@@ -101,6 +101,7 @@ def transport_cost(
         Transport and MMD, AISTATS 2019 (potentials as gradients).
     """
     checks.choice("entropy", entropy, ("plain", "relative"))
+    checks.positive("epsilon", epsilon)
     dtype = jnp.promote_types(jnp.result_type(cost, source, target), jnp.float32)
     value = _relative_cost(
         cost, source, target, jnp.asarray(epsilon, dtype), threshold, max_iterations
