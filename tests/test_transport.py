@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fdjax import checks, transport
+from fdjax.transport import direct_sum
 from fdjax.transport.solver import check_problem
 
 PROBLEMS = sorted(path.stem for path in (Path(__file__).parent / "oracles/ot").glob("p*.npz"))
@@ -261,3 +262,34 @@ def test_wrong_labels_are_refused():
     cost, a, _ = problem()
     with pytest.raises(checks.InputError, match="must lie in"):
         transport.transport_cost_to_labels(cost, a, jnp.array([0, 1, 2, 3, 4, 5]))
+
+
+def test_over_relaxation_is_chosen_from_the_observed_rate():
+    """Young's relation on a linear iteration of known rate, and its two guards."""
+    plain, iterations = 0.9, 10
+    best = 2 / (1 + np.sqrt(1 - plain))
+    first = jnp.array([1.0, 1.0, 1.5, 1.3])
+    # Rates: plain Sinkhorn; above the best relaxation; growing error; first check.
+    rate = jnp.array([plain, 0.1, 1.2, 0.0])
+    before = jnp.array([1.0, 1.0, 1.0, jnp.inf])
+    after = jnp.where(rate > 0, rate**iterations, 0.5)
+    chosen = direct_sum.next_relaxation(first, before, after, iterations)
+    # 0.1 at relaxation 1 means that plain Sinkhorn has rate 0.1.
+    np.testing.assert_allclose(chosen, [best, 2 / (1 + np.sqrt(0.9)), 1.25, 1.3], rtol=1e-4)
+    # From below the best the relation gives the same answer.
+    below = jnp.array([1.2])
+    linear = np.roots([1, 2 * (1.2 - 1) - 1.2**2 * plain, (1.2 - 1) ** 2]).real.max()
+    again = direct_sum.next_relaxation(below, jnp.ones(1), jnp.full(1, linear**10), 10)
+    np.testing.assert_allclose(again, [best], rtol=1e-4)
+
+
+def test_over_relaxation_saves_iterations_and_changes_no_answer():
+    cost, a, b = problem(batch=16, source=30, target=30, spread=1.0)
+    solution = transport.solve(cost, a, b, epsilon=0.01, threshold=1e-4)
+    assert solution.converged.all()
+    _, sharp, relative = truth.sinkhorn(cost, a[0], b[0], 0.01, tolerance=1e-6)
+    np.testing.assert_allclose(solution.transport_cost[0], sharp, rtol=1e-3)
+    np.testing.assert_allclose(solution.regularised_cost[0], relative, rtol=1e-4)
+    # As many iterations of plain Sinkhorn on one of these examples leave it far away.
+    plan, *_ = truth.sinkhorn(cost, a[0], b[0], 0.01, iterations=int(solution.iterations))
+    assert np.abs(plan.sum(axis=0) - b[0]).sum() > 1e-3

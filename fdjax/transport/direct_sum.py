@@ -6,7 +6,7 @@ matrix repeated, so applying it is one matrix product. ott-jax's own Sinkhorn lo
 once for all of them. Costs and potentials here are in units of epsilon.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,29 +94,133 @@ def apply_lse_kernel(
     return safe + jnp.log(jnp.exp(exponent - safe[..., None]).sum(axis=-1))
 
 
-class _State(sinkhorn.SinkhornState):
-    """Loop state whose error is that of the worst example, not the sum over all."""
+class _State(NamedTuple):
+    """State of ott-jax's loop, with the error and the over-relaxation of every example."""
 
-    def solution_error(self, ot_prob: Any, norm_error: Any, **settings: Any) -> Any:
-        del norm_error
-        geom = ot_prob.geom
-        marginal = (
-            geom.marginal_from_potentials(self.fu, self.gv, axis=0)
-            if settings["lse_mode"]
-            else geom.marginal_from_scalings(self.fu, self.gv, axis=0)
-        )
-        error = jnp.abs(geom.blocks(marginal - ot_prob.b)).sum(axis=-1)
-        return error.max(keepdims=True).reshape(1)
+    potentials: tuple[Array, Array]
+    errors: Array
+    example_error: Float[Array, "teachers examples"]
+    relaxation: Float[Array, "teachers examples"]
+
+    @property
+    def fu(self) -> Array:
+        """Source potential or scaling, under the name that ott-jax reads."""
+        return self.potentials[0]
+
+    @property
+    def gv(self) -> Array:
+        """Target potential or scaling, under the name that ott-jax reads."""
+        return self.potentials[1]
 
 
 class _Sinkhorn(sinkhorn.Sinkhorn):
-    """ott-jax's Sinkhorn, stopping when every example is below the threshold."""
+    """ott-jax's Sinkhorn, over-relaxed and stopped by the error of every single example.
 
-    def init_state(self, ot_prob: Any, init: Any) -> _State:
-        state = super().init_state(ot_prob, init)
-        return _State(state.potentials, errors=state.errors)
+    Its state is a `_State` throughout.
+    """
+
+    def init_state(self, ot_prob: Any, init: Any) -> Any:
+        geom = ot_prob.geom
+        shape = (geom.block_cost.shape[0], geom.examples)
+        return _State(
+            potentials=init,
+            errors=-jnp.ones((self.outer_iterations, 1), geom.dtype),
+            example_error=jnp.full(shape, jnp.inf, geom.dtype),
+            relaxation=jnp.ones(shape, geom.dtype),
+        )
+
+    def kernel_step(self, ot_prob: Any, state: Any, iteration: Any) -> Any:
+        geom, (u, v) = ot_prob.geom, state.potentials
+
+        def relaxed(old: Array, new: Array) -> Array:
+            # old^(1 - r) new^r; a label without mass stays without.
+            old, new = geom.blocks(old), geom.blocks(new)
+            log_ratio = jnp.log(jnp.where(old > 0, new / old, 1.0))
+            power = state.relaxation[..., None] - 1
+            return (new * jnp.exp(jnp.where(new > 0, power * log_ratio, 0.0))).reshape(-1)
+
+        v = relaxed(v, geom.update_scaling(u, ot_prob.b, iteration, axis=0))
+        u = relaxed(u, geom.update_scaling(v, ot_prob.a, iteration, axis=1))
+        return state._replace(potentials=(u, v))
+
+    def lse_step(self, ot_prob: Any, state: Any, iteration: Any) -> Any:
+        geom, (f, g) = ot_prob.geom, state.potentials
+
+        def relaxed(old: Array, new: Array) -> Array:
+            old, new = geom.blocks(old), geom.blocks(new)
+            change = jnp.where(jnp.isfinite(old) & jnp.isfinite(new), new - old, 0.0)
+            return (new + (state.relaxation[..., None] - 1) * change).reshape(-1)
+
+        g = relaxed(g, geom.update_potential(f, g, jnp.log(ot_prob.b), iteration, axis=0))
+        f = relaxed(f, geom.update_potential(f, g, jnp.log(ot_prob.a), iteration, axis=1))
+        return state._replace(potentials=(f, g))
+
+    def one_iteration(self, ot_prob: Any, state: Any, iteration: Any, compute_error: Any) -> Any:
+        step = self.lse_step if self.lse_mode else self.kernel_step
+        state = step(ot_prob, state, iteration)
+
+        def check(state: _State) -> _State:
+            error = self.example_errors(ot_prob, state.fu)
+            place = iteration // self.inner_iterations
+            return state._replace(
+                errors=state.errors.at[place, 0].set(error.max()),
+                example_error=error,
+                relaxation=next_relaxation(
+                    state.relaxation, state.example_error, error, self.inner_iterations
+                ),
+            )
+
+        return jax.lax.cond(compute_error, check, lambda state: state, state)
+
+    def example_errors(self, ot_prob: Any, fu: Array) -> Float[Array, "teachers examples"]:
+        """L1 error of every source marginal once the target marginal is met exactly."""
+        geom = ot_prob.geom
+        if self.lse_mode:
+            g = geom.update_potential(fu, fu, jnp.log(ot_prob.b), axis=0)
+            marginal = geom.marginal_from_potentials(fu, g, axis=1)
+        else:
+            v = geom.update_scaling(fu, ot_prob.b, axis=0)
+            marginal = geom.marginal_from_scalings(fu, v, axis=1)
+        return jnp.abs(geom.blocks(marginal - ot_prob.a)).sum(axis=-1)
 
 
+def next_relaxation(
+    relaxation: Float[Array, "*examples"],
+    before: Float[Array, "*examples"],
+    after: Float[Array, "*examples"],
+    iterations: int,
+) -> Float[Array, "*examples"]:
+    """Over-relaxation for the next iterations, from how fast the last ones converged.
+
+    Near the solution Sinkhorn is a block Gauss-Seidel iteration with linear rate s. With
+    over-relaxation w the rate r obeys (r + w - 1)^2 = r w^2 s, so that s follows from the
+    observed r, and w = 2 / (1 + sqrt(1 - s)) is best. At or above the best w the rate is
+    w - 1 and tells nothing of s: w is kept. Where the error grew, w goes half-way back to one.
+
+    Args:
+        relaxation: In use so far, in [1, 2).
+        before: Error of each example at the last check.
+        after: Error of each example now.
+        iterations: Between the two.
+
+    Returns:
+        The new over-relaxation, at most 1.82 (s = 0.99): more gains little near the solution
+        and can fail far from it.
+
+    References:
+        Young, Iterative Solution of Large Linear Systems, 1971, ch. 6; Thibault et al.,
+        Overrelaxed Sinkhorn-Knopp, 2021; Lehmann et al., A note on overrelaxation, 2022.
+    """
+    rate = (after / before) ** (1.0 / iterations)
+    plain = (rate + relaxation - 1) ** 2 / jnp.where(rate > 0, rate * relaxation**2, 1.0)
+    best = 2 / (1 + jnp.sqrt(1 - jnp.minimum(plain, 0.99)))
+    useful = (rate > relaxation - 1) & (rate < 1)
+    return jnp.where(
+        rate >= 1, (1 + relaxation) / 2, jnp.where(useful, jnp.maximum(best, 1.0), relaxation)
+    )
+
+
+# ott-jax hands its solver through transformations that take it apart and rebuild it.
 jax.tree_util.register_pytree_node(
     _Sinkhorn,
     lambda solver: solver.tree_flatten(),
@@ -155,7 +259,8 @@ def iterate(
         target: Masses of the student labels.
         start: First source scaling (kernel mode) or potential (log domain).
         log_domain: Whether potentials or scalings are iterated.
-        threshold: Largest L1 error of the target marginal of an example.
+        threshold: Largest L1 error of the source marginal of an example, with the target
+            marginal met exactly.
         max_iterations: Bound on the number of iterations.
 
     Returns:
