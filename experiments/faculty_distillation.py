@@ -10,6 +10,7 @@ against what each teacher was really worth. Writes results.json, report.md and p
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,14 +141,20 @@ def distil(
 
     taught = list(seen.names) if config.every_teacher else list(dict.fromkeys(names))
     school = _student.School(task, config.student, budget, objective(taught[0], config.weight))
+
+    def accuracy(name: str, seed: int) -> float:
+        # The student alone is that of a teacher without weight: same program, same budget.
+        teacher, weight = (taught[0], 0.0) if name == ALONE else (name, config.weight)
+        goal = objective(teacher, weight)
+        state, _ = school.teach_one(seed, _task.teaching(seen, teacher), goal, progress=False)
+        return school.accuracy(state.variables)
+
+    seeds = range(config.seed, config.seed + config.seeds)
+    jobs = [(name, seed) for name in (ALONE, *taught) for seed in seeds]
+    results = _student.side_by_side([functools.partial(accuracy, *job) for job in jobs], "students")
     achieved: dict[str, list[float]] = {}
-    # The student alone is the student of a teacher without weight: same program, same budget.
-    for name, weight in [(ALONE, 0.0), *((name, config.weight) for name in taught)]:
-        teacher = taught[0] if name == ALONE else name
-        signal, goal = _task.teaching(seen, teacher), objective(teacher, weight)
-        for seed in range(config.seed, config.seed + config.seeds):
-            state, _ = school.teach_one(seed, signal, goal, name=f"{name} seed {seed}")
-            achieved.setdefault(name, []).append(school.accuracy(state.variables))
+    for (name, _), result in zip(jobs, results, strict=True):
+        achieved.setdefault(name, []).append(result)
     return achieved
 
 

@@ -222,6 +222,7 @@ def fit(
     save_every: int = 500,
     log_every: int = 50,
     name: str = "train",
+    progress: bool = True,
 ) -> tuple[TrainState, list[Record]]:
     """Runs a step until `steps` are done, logging and saving on the way.
 
@@ -236,6 +237,7 @@ def fit(
             the same bit for bit as that of a run that was never interrupted.
         save_every: Steps between checkpoints; the last step is always saved.
         log_every: Steps between records of the metrics.
+        progress: Whether to show a progress bar; only on a terminal.
         name: Shown beside the progress bar.
 
     Returns:
@@ -263,7 +265,7 @@ def fit(
     # Once and not at every step, should it come as NumPy arrays.
     teacher = jax.device_put(teacher)
     # A bar would fill a log file with lines: on a terminal only.
-    silent = not sys.stderr.isatty()
+    silent = not (progress and sys.stderr.isatty())
     with tqdm(total=steps, initial=start, desc=name, disable=silent, leave=False) as bar:
         for done in range(start + 1, steps + 1):
             batch = next(stream, None)

@@ -59,33 +59,31 @@ def _clean(axes: Any, grid: str) -> None:
     axes.tick_params(labelsize=9, length=3)
 
 
-def _overlap(box: Any, others: Sequence[Any], inside: Any) -> float:
-    """Area that `box` shares with `others`, and that lies out of `inside`, in pixels."""
-    from matplotlib.transforms import Bbox
-
-    shared = [Bbox.intersection(box, other) for other in others]
-    kept = Bbox.intersection(box, inside)
-    area = box.width * box.height
-    return sum(part.width * part.height for part in shared if part is not None) + (
-        area if kept is None else area - kept.width * kept.height
-    )
+def _areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Area that each box shares with each other box; a box is (left, low, right, high)."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    return np.prod(np.maximum(high - low, 0), axis=-1)
 
 
 def _write_names(axes: Any, points: np.ndarray, names: Sequence[str]) -> None:
-    """Puts each name beside its point, at the nearest of some places where it covers nothing."""
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
+    """Puts each name beside its point, at the nearest of some places where it covers nothing.
 
-    figure = axes.figure
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the places found below hold only while the axes stay put
-    inside = axes.get_window_extent()
-    per_point = figure.dpi / 72
+    The layout must be drawn and frozen: the places hold only while the axes stay put.
+    """
+    from matplotlib.text import Text
+
+    inside = axes.get_window_extent().extents[None]
+    per_point = axes.figure.dpi / 72
     pixels = axes.transData.transform(points)
-    taken = [Bbox.from_bounds(x, y, 0, 0).padded(4 * per_point) for x, y in pixels]
+    taken = list(np.hstack([pixels - 4 * per_point, pixels + 4 * per_point]))
+    taken += [text.get_window_extent().extents for text in axes.texts]
+    taken += [line.get_window_extent().padded(per_point).extents for line in axes.lines]
     # Nearest first: beside, above, below, then the corners.
     directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
-    places = [(x * far, y * far) for far in (6, 13, 24, 38, 55, 75) for x, y in directions]
+    places = np.array(
+        [(x * far, y * far) for far in (6, 13, 24, 38, 55, 75) for x, y in directions]
+    )
     for point, pixel, name in zip(points, pixels, names, strict=True):
         note = axes.annotate(
             _label(name),
@@ -95,22 +93,21 @@ def _write_names(axes: Any, points: np.ndarray, names: Sequence[str]) -> None:
             fontsize=8,
             arrowprops={"arrowstyle": "-", "color": "#9A9A9A", "linewidth": 0.6, "shrinkB": 4},
         )
-        size = Text.get_window_extent(note)  # Annotation's own would add the line
-
-        def box(place: tuple[int, int], pixel: Any = pixel, size: Any = size) -> Bbox:
-            x, y = pixel + per_point * np.array(place)
-            left = x - size.width * (1 - np.sign(place[0])) / 2
-            low = y - size.height * (1 - np.sign(place[1])) / 2
-            return Bbox.from_bounds(left, low, size.width, size.height)
-
-        best = min(places, key=lambda place: _overlap(box(place), taken, inside))
-        taken.append(box(best).padded(per_point))
+        extent = Text.get_window_extent(note)  # Annotation's own would add the line
+        size = np.array([extent.width, extent.height])
+        corners = pixel + per_point * places - size * (1 - np.sign(places)) / 2
+        boxes = np.hstack([corners, corners + size])
+        outside = size.prod() - _areas(boxes, inside)[:, 0]
+        covered = _areas(boxes, np.array(taken)).sum(axis=1) + outside
+        best = int(np.argmin(np.round(covered, 3)))  # the nearest, not the best by rounding
+        taken.append(boxes[best] + per_point * np.array([-1, -1, 1, 1]))
+        side = np.sign(places[best])
         note.set(
-            position=best,
-            horizontalalignment=("center", "left", "right")[int(np.sign(best[0]))],
-            verticalalignment=("center", "bottom", "top")[int(np.sign(best[1]))],
+            position=tuple(places[best]),
+            horizontalalignment=("center", "left", "right")[int(side[0])],
+            verticalalignment=("center", "bottom", "top")[int(side[1])],
         )
-        note.arrow_patch.set_visible(max(map(abs, best)) > 13)
+        note.arrow_patch.set_visible(bool(np.abs(places[best]).max() > 13))
 
 
 def plot_ranking(
@@ -178,6 +175,8 @@ def plot_ranking(
             _clean(axes, "both")
         axes.set_xlabel(f"{_literal(title)} (higher is better)", fontsize=9)
     if achieved is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for axes, score in zip(grid, values.values(), strict=False):
             points = np.stack([score, 100 * np.asarray(achieved)], axis=1)
             shown = np.isfinite(points).all(axis=1)

@@ -1,6 +1,6 @@
 """Entropic optimal transport between every teacher prediction and its student prediction."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -151,6 +151,7 @@ def _solve_blocks(
     return jax.lax.cond(held.all(), lambda *_: fast, partial(_log_solve, **settings), *arrays)
 
 
+@lru_cache  # a new function each time would be traced each time
 def _vmappable(threshold: float, max_iterations: int) -> Any:
     """`_solve_blocks` whose `vmap` is a larger direct sum instead of a batched loop.
 
