@@ -275,12 +275,13 @@ def test_over_relaxation_is_chosen_from_the_observed_rate():
     after = jnp.where(rate > 0, rate**iterations, 0.5)
     chosen = direct_sum.next_relaxation(first, before, after, iterations)
     # 0.1 at relaxation 1 means that plain Sinkhorn has rate 0.1.
-    np.testing.assert_allclose(chosen, [best, 2 / (1 + np.sqrt(0.9)), 1.25, 1.3], rtol=1e-4)
+    expected = np.array([best, 2 / (1 + np.sqrt(0.9)), 1.25, 1.3])
+    np.testing.assert_allclose(chosen, np.round(4 * expected) / 4)
     # From below the best the relation gives the same answer.
     below = jnp.array([1.2])
     linear = np.roots([1, 2 * (1.2 - 1) - 1.2**2 * plain, (1.2 - 1) ** 2]).real.max()
     again = direct_sum.next_relaxation(below, jnp.ones(1), jnp.full(1, linear**10), 10)
-    np.testing.assert_allclose(again, [best], rtol=1e-4)
+    np.testing.assert_allclose(again, [np.round(4 * best) / 4])
 
 
 def test_over_relaxation_saves_iterations_and_changes_no_answer():
@@ -293,3 +294,53 @@ def test_over_relaxation_saves_iterations_and_changes_no_answer():
     # As many iterations of plain Sinkhorn on one of these examples leave it far away.
     plan, *_ = truth.sinkhorn(cost, a[0], b[0], 0.01, iterations=int(solution.iterations))
     assert np.abs(plan.sum(axis=0) - b[0]).sum() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["p00_5x5_dir_dir_unif", "p02_5x8_peaked_dir_cos"])
+def test_oracle_gradients_of_the_sharp_cost(name, x64):
+    stored = oracle_files.load(f"ot/{name}")
+    cost, a = jnp.asarray(stored["cost"], jnp.float64), jnp.asarray(stored["a"])[None]
+    logits = jnp.log(jnp.asarray(stored["b"]))[None]
+    for k in range(3):
+        gradient = jax.grad(
+            lambda z, k=k: transport.sharp_cost(
+                cost, a, jax.nn.softmax(z), epsilon=stored["eps"][k], threshold=1e-11
+            ).sum()
+        )(logits)
+        np.testing.assert_allclose(gradient[0], stored["grad_linear_wrt_logits_b"][k], atol=1e-7)
+
+
+def test_the_sharp_cost_against_finite_differences(x64):
+    cost, a, b = (jnp.asarray(x, jnp.float64) for x in problem())
+    # Two teachers, the second with a label that has no mass.
+    costs, logits = jnp.stack([cost, cost[::-1]]), jnp.log(jnp.stack([a, a[::-1]]))
+    logits = logits.at[1, :, 2].set(-jnp.inf)
+    targets = jnp.log(jnp.stack([b, b]))
+
+    def value(cost, source_logits, target_logits, epsilon):
+        source, target = jax.nn.softmax(source_logits), jax.nn.softmax(target_logits)
+        return transport.sharp_cost(cost, source, target, epsilon=epsilon, threshold=1e-12).sum()
+
+    point = (costs, logits, targets, jnp.asarray(0.1, jnp.float64))
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*point)
+    value = jax.jit(value)
+    for argument in range(4):
+        direction = jax.random.normal(jax.random.key(argument), point[argument].shape, jnp.float64)
+
+        def along(x, argument=argument):
+            return value(*point[:argument], x, *point[argument + 1 :])
+
+        expected = truth.directional_derivative(along, point[argument], direction, 1e-5)
+        np.testing.assert_allclose(
+            jnp.sum(gradient[argument] * direction), expected, rtol=1e-6, atol=1e-9
+        )
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    cost, a, b = problem()
+
+    def slope(y):
+        return jax.grad(lambda y: transport.transport_cost(cost, a, y, epsilon=0.1).sum())(y)
+
+    with pytest.raises(checks.InputError, match="second derivatives"):
+        jax.grad(lambda y: (slope(y) ** 2).sum())(b)

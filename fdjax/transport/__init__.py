@@ -3,7 +3,16 @@
 Its own Sinkhorn loop, problem and geometry classes are ott-jax's; only this room imports it.
 """
 
+from fdjax.transport.sharp import sharp_cost
 from fdjax.transport.solver import Solution, plan, solve
 from fdjax.transport.value import Entropy, transport_cost, transport_cost_to_labels
 
-__all__ = ["Entropy", "Solution", "plan", "solve", "transport_cost", "transport_cost_to_labels"]
+__all__ = [
+    "Entropy",
+    "Solution",
+    "plan",
+    "sharp_cost",
+    "solve",
+    "transport_cost",
+    "transport_cost_to_labels",
+]

@@ -36,6 +36,21 @@ def _relative_forward(
     return solution.regularised_cost, (solution, potentials, cost, epsilon, like)
 
 
+@jax.custom_jvp
+def _first_order_only(gradients: Any) -> Any:
+    """The gradients as they are, refusing to be differentiated once more."""
+    return gradients
+
+
+@_first_order_only.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise checks.InputError(
+        "second derivatives of `transport_cost` are not available: its gradient treats the "
+        "potentials as constants. Take them of the closed form `transport_cost_to_labels`, or by "
+        "finite differences of the gradient."
+    )
+
+
 def _relative_backward(threshold: float, iterations: int, saved: Any, cotangent: Array) -> Any:
     """Envelope theorem: the potentials and the plan are the derivatives (METHODS: A')."""
     del threshold, iterations
@@ -43,12 +58,13 @@ def _relative_backward(threshold: float, iterations: int, saved: Any, cotangent:
     # XLA fuses the exponential into this sum: the plans of the batch are never stored.
     weighted = cotangent[..., None, None] * plan(solution, cost, epsilon)
     divergence = (solution.regularised_cost - solution.transport_cost) / epsilon
-    return (
+    gradients = (
         weighted.sum(axis=-3).astype(cost.dtype),
         (cotangent[..., None] * f).astype(source.dtype),
         (cotangent[..., None] * g).astype(target.dtype),
         jnp.sum(cotangent * divergence).astype(epsilon.dtype),
     )
+    return _first_order_only(gradients)
 
 
 _relative_cost.defvjp(_relative_forward, _relative_backward)
@@ -78,7 +94,7 @@ def transport_cost(
     To rank teachers use `solve(...).transport_cost`: "plain" rewards many labels.
 
     The gradient needs one solve and no unrolled iteration. It is finite for zero masses
-    (labels that a teacher lacks, underflowed softmax). Only first derivatives are right.
+    (labels that a teacher lacks, underflowed softmax). Second derivatives are refused.
 
     Args:
         cost: Price of moving mass from teacher label to student label.
