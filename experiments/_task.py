@@ -54,6 +54,9 @@ def target(
         seed: Draws classes and labelled images.
     """
     _, task = halves(data.load(dataset, data_dir=data_dir))
+    checks.require(
+        len(classes) != 1, "--classes names one class only; name two or more, or none for half."
+    )
     task = data.restrict(task, list(classes) or half_of_the_classes(task, seed))
     return data.few_shot(task, shots, seed=seed, unlabelled=None if unlabelled < 0 else unlabelled)
 

@@ -198,7 +198,8 @@ def report(
         f"`{_run.command_line('experiments.faculty_distillation', config)}`",
         f"Task: {', '.join(task.class_names)} of `{config.dataset}`, {config.shots} labelled "
         f"images a class, {results['task']['unlabelled']} unlabelled, {results['task']['test']} "
-        f"test images. Mean ± standard deviation over {config.seeds} seeds of the student.",
+        f"test images. Mean ± standard deviation over {config.seeds} "
+        f"seed{'s' if config.seeds > 1 else ''} of the student.",
         reports.table(accuracy),
         "## Ranking",
         "All scores are made from the labelled training images alone; higher is better.",

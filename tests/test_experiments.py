@@ -175,6 +175,7 @@ def test_a_killed_student_goes_on_to_the_same_result(world):
         ({"dataset": "no_such_set"}, "no_such_set"),
         ({"dataset": "missing.npz"}, r"missing\.npz"),
         ({"classes": ("zero", "one")}, "zero"),
+        ({"classes": ("1",)}, "one class only"),
         ({"shots": 1000}, "shots|1000"),
         ({"shots": 0}, "--shots must lie in"),
         ({"student": "transformer"}, "--student"),
@@ -256,3 +257,19 @@ def test_the_command_line_of_a_run_names_what_differs_from_the_defaults():
     assert _run.command_line("experiments.score_faculty", config) == (
         "python -m experiments.score_faculty --shots=3 --scores=leep,nce"
     )
+
+
+def test_the_python_example_of_the_readme_runs(world, capsys):
+    _, build = world
+    page = (REPOSITORY / "README.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    for there, here in (
+        ('"digits"', repr(build.datasets[0])),
+        ('"runs/faculty-digits-12-0"', repr(build.root)),
+    ):
+        assert there in code
+        code = code.replace(there, here)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert "True" in capsys.readouterr().out
+    assert np.isfinite(names["gradient"]).all()

@@ -128,6 +128,22 @@ def test_t10_an_underflowing_kernel_gives_no_wrong_number(epsilon):
     assert epsilon > 0.001 or bool(solution.log_domain)
 
 
+def test_the_domain_can_be_forced_and_gives_no_wrong_number():
+    cost, a, b = problem(source=10, target=7, spread=3.0)
+    forced = {
+        domain: transport.solve(cost, a, b, epsilon=0.05, domain=domain)
+        for domain in ("auto", "kernel", "log")
+    }
+    assert [bool(forced[d].log_domain) for d in ("auto", "kernel", "log")] == [False, False, True]
+    for solution in forced.values():
+        np.testing.assert_allclose(
+            solution.regularised_cost, forced["auto"].regularised_cost, rtol=1e-4
+        )
+    beyond = transport.solve(cost, a, b, epsilon=0.001, domain="kernel")
+    assert jnp.isnan(beyond.transport_cost).any()
+    np.testing.assert_array_equal(jnp.isnan(beyond.transport_cost) & beyond.converged, False)
+
+
 def test_t11_and_t12_one_trace_serves_every_call_and_every_epsilon():
     cost, a, b = problem(source=4, target=3)
     transport.solve(cost, a, b, epsilon=0.1)

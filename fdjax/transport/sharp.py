@@ -31,7 +31,6 @@ def _forward(
         epsilon=epsilon,
         threshold=threshold,
         max_iterations=iterations,
-        initial=None,
     )
     return solution.transport_cost, (solution, cost, source, target, epsilon)
 

@@ -1,7 +1,7 @@
 """Entropic optimal transport between every teacher prediction and its student prediction."""
 
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from fdjax import checks
 
 Potentials = tuple[Float[Array, "*faculty batch source"], Float[Array, "*faculty batch target"]]
+
+
+Domain = Literal["auto", "kernel", "log"]
 
 
 class Solution(NamedTuple):
@@ -131,13 +134,14 @@ def _log_solve(cost: Array, source: Array, target: Array, start: Array, **settin
     return _Solved(f, g, transport_cost, error, iterations, jnp.array(True))
 
 
-@partial(jax.jit, static_argnames=("threshold", "max_iterations"))
+@partial(jax.jit, static_argnames=("domain", "threshold", "max_iterations"))
 def _solve_blocks(
     cost: Array,
     source: Array,
     target: Array,
     start: Array,
     *,
+    domain: Domain,
     threshold: float,
     max_iterations: int,
 ) -> _Solved:
@@ -147,12 +151,21 @@ def _solve_blocks(
     """
     settings: Any = {"threshold": threshold, "max_iterations": max_iterations}
     arrays = (cost, source, target, start)
+    if domain == "log":
+        return _log_solve(*arrays, **settings)
     fast, held = _kernel_solve(*arrays, **settings)
+    if domain == "kernel":
+        return fast._replace(
+            transport_cost=jnp.where(held, fast.transport_cost, jnp.nan),
+            marginal_error=jnp.where(held, fast.marginal_error, jnp.nan),
+            f=jnp.where(held[..., None], fast.f, jnp.nan),
+            g=jnp.where(held[..., None], fast.g, jnp.nan),
+        )
     return jax.lax.cond(held.all(), lambda *_: fast, partial(_log_solve, **settings), *arrays)
 
 
 @lru_cache  # a new function each time would be traced each time
-def _vmappable(threshold: float, max_iterations: int) -> Any:
+def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
     """`_solve_blocks` whose `vmap` is a larger direct sum instead of a batched loop.
 
     Batching ott-jax's while-loop would turn each of its conditions, and the choice of the
@@ -162,7 +175,13 @@ def _vmappable(threshold: float, max_iterations: int) -> Any:
     @jax.custom_batching.custom_vmap
     def solve_blocks(cost: Array, source: Array, target: Array, start: Array) -> _Solved:
         return _solve_blocks(
-            cost, source, target, start, threshold=threshold, max_iterations=max_iterations
+            cost,
+            source,
+            target,
+            start,
+            domain=domain,
+            threshold=threshold,
+            max_iterations=max_iterations,
         )
 
     @solve_blocks.def_vmap
@@ -247,7 +266,8 @@ def solve_relative(
     epsilon: float | Float[Array, ""],
     threshold: float,
     max_iterations: int,
-    initial: Potentials | None,
+    initial: Potentials | None = None,
+    domain: Domain = "auto",
 ) -> tuple[Solution, Potentials]:
     """`solve`, and beside it the potentials relative to the marginals (finite everywhere).
 
@@ -256,6 +276,7 @@ def solve_relative(
     check_problem(cost, source, target, epsilon)
     checks.positive("threshold", threshold)
     checks.positive("max_iterations", max_iterations)
+    checks.choice("domain", domain, get_args(Domain))
     faculty = cost.shape[:-2]
     (a, b, mass), wrong = _unit_masses(source, target)
     dtype = jnp.promote_types(a.dtype, jnp.promote_types(cost.dtype, jnp.float32))
@@ -265,7 +286,7 @@ def solve_relative(
         return jax.lax.stop_gradient(array.astype(dtype).reshape(-1, *array.shape[-2:]))
 
     start = _log(a) if initial is None else initial[0] / epsilon
-    solve_blocks = _vmappable(float(threshold), int(max_iterations))
+    solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
 
     def shaped(array: Array) -> Array:
@@ -297,6 +318,7 @@ def solve(
     threshold: float = 1e-3,
     max_iterations: int = 2000,
     initial: Potentials | None = None,
+    domain: Domain = "auto",
 ) -> Solution:
     """Solves min <P, cost> + epsilon KL(P | source target') for a whole batch or faculty.
 
@@ -314,6 +336,9 @@ def solve(
         max_iterations: Bound on the number of iterations.
         initial: Potentials to start from, as (source_potential, target_potential) of an
             earlier solution of the same shapes.
+        domain: "kernel" iterates scalings by matrix products and gives NaN for an example
+            that does not fit the float range; "log" iterates potentials by log-sum-exp;
+            "auto" is "kernel" and, if any example does not fit, "log" for all.
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.
@@ -332,6 +357,7 @@ def solve(
         threshold=threshold,
         max_iterations=max_iterations,
         initial=initial,
+        domain=domain,
     )
     return solution
 

@@ -30,7 +30,6 @@ def _relative_forward(
         epsilon=epsilon,
         threshold=threshold,
         max_iterations=iterations,
-        initial=None,
     )
     like = (source, target)  # the cotangents must have the types of the arguments
     return solution.regularised_cost, (solution, potentials, cost, epsilon, like)
