@@ -171,6 +171,8 @@ class _Sinkhorn(sinkhorn.Sinkhorn):
             relaxation = next_relaxation(
                 state.relaxation, state.example_error, error, self.inner_iterations
             )
+            if not self.lse_mode:
+                state = state._replace(potentials=balanced(ot_prob.geom, *state.potentials))
             return state._replace(
                 errors=state.errors.at[place, 0].set(error.max()),
                 example_error=error,
@@ -191,6 +193,20 @@ class _Sinkhorn(sinkhorn.Sinkhorn):
             v = geom.update_scaling(fu, ot_prob.b, axis=0)
             marginal = geom.marginal_from_scalings(fu, v, axis=1)
         return jnp.abs(geom.blocks(marginal - ot_prob.a)).sum(axis=-1)
+
+
+def balanced(geom: DirectSum, u: Array, v: Array) -> tuple[Array, Array]:
+    """Scalings (u / t, v t), which have the same plan, of equal range in every example.
+
+    Their product is bounded by the plan, but each alone may drift out of the float range.
+    """
+    blocks = geom.blocks(u), geom.blocks(v)
+    middle_u, middle_v = (
+        jnp.log(x.max(axis=-1)) + jnp.log(jnp.where(x > 0, x, jnp.inf).min(axis=-1)) for x in blocks
+    )
+    factor = jnp.exp((middle_u - middle_v) / 4)[..., None]
+    factor = jnp.where(jnp.isfinite(factor) & (factor > 0), factor, 1.0)
+    return (blocks[0] / factor).reshape(-1), (blocks[1] * factor).reshape(-1)
 
 
 def next_relaxation(

@@ -63,6 +63,11 @@ def _log(mass: Array) -> Array:
     return jnp.where(mass > 0, jnp.log(jnp.where(mass > 0, mass, 1.0)), -jnp.inf)
 
 
+def _limits(dtype: Any) -> tuple[float, float]:
+    """Smallest and largest normal number."""
+    return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+
+
 def _finish(apply: Any, sharp: Any, potential: Array, source: Array, target: Array) -> Any:
     """Closes a solve by one exact target update and measures what is left of the error."""
     g = -apply(potential, 0)
@@ -79,11 +84,14 @@ def _kernel_solve(cost: Array, source: Array, target: Array, start: Array, **set
     from fdjax.transport import direct_sum
 
     # Taking the row and then the column minimum out of the cost changes only the potentials,
-    # and leaves a kernel whose largest entry is one in every row.
+    # and leaves a kernel whose largest entry is one in every row; where its smallest would
+    # underflow, all are raised as far as sums of them leave room.
     row = cost.min(axis=-1)
-    reduced = cost - row[:, :, None]
-    column = reduced.min(axis=-2)
-    reduced = reduced - column[:, None, :]
+    column = (cost - row[:, :, None]).min(axis=-2)
+    widest = (cost - row[:, :, None] - column[:, None, :]).max(axis=(-2, -1))
+    log_tiny, log_huge = (jnp.log(limit) for limit in _limits(cost.dtype))
+    row = row + jnp.clip(widest + log_tiny + 5, 0, log_huge / 2)[:, None]
+    reduced = cost - row[:, :, None] - column[:, None, :]
     kernel = jnp.exp(-reduced)
     weighted = kernel * cost
 
@@ -105,7 +113,7 @@ def _kernel_solve(cost: Array, source: Array, target: Array, start: Array, **set
     f, g, transport_cost, error = _finish(apply, sharp, potential, source, target)
     # What the float range lost: entries of the kernel that underflowed, each of mass
     # u_i v_j tiny at most, and single products within the sums, each below tiny.
-    tiny = jnp.finfo(cost.dtype).tiny
+    tiny, _ = _limits(cost.dtype)
     u, v = jnp.exp(found), jnp.exp(g + _log(target) - column[:, None, :])
     under = (kernel < tiny).astype(cost.dtype)
     entries = (u * direct_sum.apply_kernel(under, v, 1)).sum(axis=-1)
@@ -336,8 +344,8 @@ def solve(
         max_iterations: Bound on the number of iterations.
         initial: Potentials to start from, as (source_potential, target_potential) of an
             earlier solution of the same shapes.
-        domain: "kernel" iterates scalings by matrix products and gives NaN for an example
-            that does not fit the float range; "log" iterates potentials by log-sum-exp;
+        domain: "kernel" iterates scalings by matrix products, stops when an example leaves
+            the float range and gives NaN for it; "log" iterates potentials by log-sum-exp;
             "auto" is "kernel" and, if any example does not fit, "log" for all.
 
     Returns:
