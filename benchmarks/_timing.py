@@ -1,20 +1,23 @@
-"""Timing that waits for the device, and a record that says where numbers come from."""
+"""Timing that waits for the device, and the surroundings in which numbers were measured."""
 
 import datetime
 import importlib.metadata
+import math
 import os
+import pathlib
 import platform
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fdjax import checks, reports
+from fdjax import checks
 
-_PACKAGES = ("fdjax", "jax", "jaxlib", "ott-jax", "numpy", "POT")
+_PACKAGES = ("fdjax", "jax", "jaxlib", "ott-jax", "numpy", "scipy", "POT", "torch")
 
 
 class Timing(NamedTuple):
@@ -25,16 +28,23 @@ class Timing(NamedTuple):
         seconds: Median of the timed calls.
         all: The timed calls, in order, in seconds.
         result: What the last call returned, on the device.
+        bytes: Storage beside arguments and results: XLA's own count for a jitted function,
+            otherwise the peak of what Python and NumPy allocated; None where unknown.
     """
 
     compile_seconds: float
     seconds: float
     all: tuple[float, ...]
     result: Any
+    bytes: int | None = None
 
 
 def measure(
-    function: Callable[..., Any], *args: Any, repeats: int = 7, budget: float = 60.0
+    function: Callable[..., Any],
+    *args: Any,
+    repeats: int = 7,
+    budget: float = 60.0,
+    least: float = 0.0,
 ) -> Timing:
     """Times `function(*args)`, waiting each time until its arrays are ready.
 
@@ -45,6 +55,8 @@ def measure(
         *args: What it is called with.
         repeats: Number of timed calls.
         budget: Seconds after which no further call starts, once two are timed.
+        least: Seconds up to which quick calls are repeated beyond `repeats`, as single ones
+            are timed badly.
 
     Returns:
         The timing, with the last result.
@@ -52,32 +64,125 @@ def measure(
     Raises:
         InputError: If `repeats` or `budget` is not positive.
     """
+    call = (function, *args)
+    return measure_together([call], repeats=repeats, budget=budget, least=least)[0]
+
+
+def measure_together(
+    calls: Sequence[tuple[Any, ...]], *, repeats: int = 7, budget: float = 60.0, least: float = 0.0
+) -> list[Timing]:
+    """Times several calls in turns, so that their ratios are fair.
+
+    What disturbs the machine then disturbs all of them. The settings are those of `measure`.
+
+    Args:
+        calls: Each a function and its arguments.
+        repeats: Number of timed turns.
+        budget: Seconds for all turns.
+        least: Seconds to spend at least.
+
+    Returns:
+        One timing a call.
+
+    Raises:
+        InputError: As `measure`.
+    """
     checks.positive("repeats", repeats)
     checks.positive("budget", budget)
-    compile_seconds = 0.0
-    if hasattr(function, "lower"):
-        start = time.perf_counter()
-        function = function.lower(*args).compile()
-        compile_seconds = time.perf_counter() - start
+    prepared = [_prepare(*call) for call in calls]
+    seconds: list[list[float]] = [[] for _ in prepared]
+    results: list[Any] = [None] * len(prepared)
+    while True:
+        done, spent = len(seconds[0]), sum(map(sum, seconds))
+        if (done >= repeats and spent >= least) or (done >= 2 and spent >= budget):
+            break
+        for place, ((function, _, _), (_, *args)) in enumerate(zip(prepared, calls, strict=True)):
+            start = time.perf_counter()
+            results[place] = jax.block_until_ready(function(*args))
+            seconds[place].append(time.perf_counter() - start)
+    return [
+        Timing(compile_seconds, statistics.median(durations), tuple(durations), result, held)
+        for (_, compile_seconds, held), durations, result in zip(
+            prepared, seconds, results, strict=True
+        )
+    ]
 
-    def call() -> tuple[float, Any]:
-        start = time.perf_counter()
-        result = jax.block_until_ready(function(*args))
-        return time.perf_counter() - start, result
 
-    call()
-    seconds: list[float] = []
-    while len(seconds) < repeats and (len(seconds) < 2 or sum(seconds) < budget):
-        duration, result = call()
-        seconds.append(duration)
-    return Timing(compile_seconds, statistics.median(seconds), tuple(seconds), result)
+def _prepare(
+    function: Callable[..., Any], *args: Any
+) -> tuple[Callable[..., Any], float, int | None]:
+    """The function ready to be timed, the seconds its compiling took, and its storage."""
+    if not hasattr(function, "lower"):
+        tracemalloc.start()
+        try:
+            jax.block_until_ready(function(*args))
+            held = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        return function, 0.0, held
+    start = time.perf_counter()
+    compiled = function.lower(*args).compile()
+    duration = time.perf_counter() - start
+    jax.block_until_ready(compiled(*args))
+    analysis = compiled.memory_analysis()  # None on backends that do not say
+    return compiled, duration, getattr(analysis, "temp_size_in_bytes", None)
 
 
-def matmul_rate(size: int = 1024, repeats: int = 7) -> float:
-    """Speed of this machine's float32 matrix product, in GFLOP/s: the yardstick of the rest."""
+class Yardstick(NamedTuple):
+    """A float32 matrix product that others are measured by.
+
+    Attributes:
+        call: Function and arguments, for `measure_together`.
+        gflop: Multiplications and additions of one call, in thousand millions.
+    """
+
+    call: tuple[Any, ...]
+    gflop: float
+
+
+def square_product(size: int = 1024) -> Yardstick:
+    """One product of two square matrices: the machine's own rate."""
     matrix = jax.random.uniform(jax.random.key(0), (size, size))
-    product = jax.jit(lambda x, y: jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST))
-    return 2e-9 * size**3 / measure(product, matrix, matrix, repeats=repeats).seconds
+    return Yardstick((jax.jit(_product), matrix, matrix), 2e-9 * size**3)
+
+
+def pair_product(teachers: int, examples: int, source: int, target: int) -> Yardstick:
+    """The two products of a Sinkhorn iteration and nothing else.
+
+    [teachers, examples, source] times [teachers, source, target] and back, as often as one
+    call needs to be timed well.
+    """
+    keys = jax.random.split(jax.random.key(0), 2)
+    rows = jax.random.uniform(keys[0], (teachers, examples, source))
+    matrix = jax.random.uniform(keys[1], (teachers, source, target)) + 0.5
+    # Rows that sum to one keep the numbers in range, however often they are multiplied.
+    there = matrix / matrix.sum(axis=-1, keepdims=True)
+    back = jnp.swapaxes(matrix, -1, -2)
+    back = back / back.sum(axis=-1, keepdims=True)
+    if teachers == 1:  # XLA runs a plain product faster than a batch of one
+        rows, there, back = rows[0], there[0], back[0]
+    pair = 4e-9 * teachers * examples * source * target
+    count = max(1, min(1000, math.ceil(2 / pair)))
+
+    @jax.jit
+    def pairs(rows: jax.Array, there: jax.Array, back: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, x: _product(_product(x, there), back), rows)
+
+    return Yardstick((pairs, rows, there, back), count * pair)
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _processor() -> str:
+    """Name of the processor as the system gives it."""
+    listed = pathlib.Path("/proc/cpuinfo")
+    if listed.is_file():
+        for line in listed.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def surroundings() -> dict[str, Any]:
@@ -94,37 +199,13 @@ def surroundings() -> dict[str, Any]:
         "versions": versions,
         "device": f"{device.platform}: {device.device_kind}",
         "devices": jax.device_count(),
+        "processor": _processor(),
         "cpu_count": os.cpu_count(),
+        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Adds to each row `ratio`: its `seconds` divided by those of the first row."""
-    checks.require(len(rows) > 0, "`rows` is empty: a record needs at least one measurement.")
+    checks.require(len(rows) > 0, "`rows` is empty: ratios need at least one measurement.")
     return [{**row, "ratio": row["seconds"] / rows[0]["seconds"]} for row in rows]
-
-
-def record(
-    path: str | os.PathLike[str] | None,
-    rows: Sequence[Mapping[str, Any]],
-    command: str,
-    **facts: Any,
-) -> dict[str, Any]:
-    """Prints rows as a Markdown table and writes them with their surroundings as JSON.
-
-    Args:
-        path: File to write, all or nothing; None only prints.
-        rows: Measurements, each with its `seconds`; the first is what the others are
-            compared with.
-        command: What gives these numbers again.
-        **facts: Further entries of the record, such as the settings.
-
-    Returns:
-        The record.
-    """
-    ratios = with_ratios(rows)
-    entry = {"command": command, **surroundings(), **facts, "rows": ratios}
-    print(reports.table(ratios), end="")
-    if path is not None:
-        reports.write_json(path, entry)
-    return entry

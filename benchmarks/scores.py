@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -38,15 +39,19 @@ def faculty(config: Config) -> list[TeacherOutputs]:
     """Teachers of random sizes with random predictions and features."""
     random = np.random.default_rng(0)
     teachers = []
+
+    def single(array: np.ndarray) -> jax.Array:
+        return jnp.asarray(array, jnp.float32)
+
     for size in random.integers(10, config.most_labels + 1, config.teachers):
         logits = 3 * random.normal(size=(config.examples, size))
         exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
         features = random.normal(size=(config.examples, config.features))
         teachers.append(
             TeacherOutputs(
-                (exponential / exponential.sum(axis=1, keepdims=True)).astype(np.float32),
-                features.astype(np.float32),
-                random.normal(size=(size, config.features)).astype(np.float32),
+                single(exponential / exponential.sum(axis=1, keepdims=True)),
+                single(features),
+                single(random.normal(size=(size, config.features))),
                 np.ones(size, bool),
                 random.uniform(),
                 float(size * config.features),

@@ -1,32 +1,35 @@
 """How much faster is one direct sum than other batched Sinkhorns, at the same accuracy?
 
-    python -m benchmarks.transport --out transport.json      (about 3 minutes on 2 cores)
+    python -m benchmarks.transport --out=transport.json      (about 3 minutes on 2 cores)
+    python -m benchmarks.transport --suite=claims --budget=20 --subsample=64 --out=claims.json
+    python -m benchmarks.transport --suite=grid --budget=10 --out=grid.json
 
 All solvers get the same problems in the same run: by default 1,024 problems of 100 x 100 with
 one shared uniform random cost, epsilon 0.02 of its mean, and an L1 error of the marginals of
 at most 0.001. Rows are `ours`; `ott`, ott-jax vmapped as its documentation shows; `ott_fixed`,
 its best setting under vmap; `pot_batch` and `pot_loop`, POT's Sinkhorn on NumPy; `pot_exact`,
-POT's exact solver. POT is optional: pip install -e '.[bench]'.
+POT's exact solver; `torch`, a plain log-domain batch; `roof`, a bare loop of matrix products.
+Peers are optional: pip install -e '.[bench]', and PyTorch for `torch`. README.md beside this
+file explains the columns.
 
 Expect, on 2 cores shared with other work: ours 0.07-0.08 s (13,000 problems a second); as
 multiples of it ott 135-160, ott_fixed 3-6, pot_batch 280, pot_loop 17, pot_exact 9.
 """
 
-import importlib
 import math
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from scipy import special
 
-from benchmarks import _timing
-from fdjax import checks, transport
+from benchmarks import _answers, _problems, _solvers, _suites, _timing
+from fdjax import checks, reports
+from fdjax.reports import files
 
 PEERS = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact")
+SUITES = ("default", *_suites.SUITES)
 
 
 class Config(NamedTuple):
@@ -35,302 +38,257 @@ class Config(NamedTuple):
     batch: int = 1024
     source: int = 100
     target: int = 100
+    faculty: int = 1
+    spread: float = _suites.FLAT
     epsilon_ratio: float = 0.02
     threshold: float = 1e-3
     repeats: int = 7
     subsample: int = 16
+    budget: float = 60.0
+    detail: bool = False
     seed: int = 0
     peers: tuple[str, ...] = PEERS
+    suite: str = "default"
     out: str | None = None
 
 
-class Problem(NamedTuple):
-    """One cost for all, and a pair of marginals for each problem."""
-
-    cost: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    epsilon: float
-
-    def first(self, count: int) -> "Problem":
-        """The first `count` problems, in float64."""
-        arrays = (self.cost, self.source[:count], self.target[:count])
-        cost, source, target = (array.astype(np.float64) for array in arrays)
-        # float32 softmax sums to one only nearly, which exact solvers refuse.
-        source /= source.sum(axis=1, keepdims=True)
-        target /= target.sum(axis=1, keepdims=True)
-        return Problem(cost, source, target, self.epsilon)
-
-
-class Answer(NamedTuple):
-    """What a solver gave for the first `solved` problems.
-
-    Attributes:
-        timing: Of the call that solved them.
-        solved: Their number.
-        potentials: Dual potentials (f, g), or None where the solver gives plans.
-        plans: Transport plans, or None where it gives potentials (or costs only).
-        costs: Regularised costs; None: to be taken from the plans.
-        note: What the reader must know of this row.
-    """
-
-    timing: _timing.Timing
-    solved: int
-    potentials: tuple[Any, Any] | None = None
-    plans: np.ndarray | None = None
-    costs: Any = None
-    note: str = ""
-
-
-class MissingError(Exception):
-    """A peer that is not installed."""
-
-
-def make_problem(config: Config) -> Problem:
-    """Uniform random costs, and softmax marginals like those of a network."""
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    cost = jax.random.uniform(keys[0], (config.source, config.target))
-    source, target = (
-        jax.nn.softmax(jax.random.normal(key, (config.batch, size)))
-        for key, size in zip(keys[1:], (config.source, config.target), strict=True)
+def make_problem(config: Config) -> _problems.Problem:
+    """The random problems of a case."""
+    return _problems.random(
+        source=config.source,
+        target=config.target,
+        batch=config.batch,
+        faculty=config.faculty,
+        spread=config.spread,
+        epsilon_ratio=config.epsilon_ratio,
+        seed=config.seed,
     )
-    epsilon = config.epsilon_ratio * float(cost.mean())
-    return Problem(np.asarray(cost), np.asarray(source), np.asarray(target), epsilon)
 
 
-def ours(problem: Problem, config: Config) -> Answer:
-    """`fdjax.transport.solve`: all problems as one direct sum."""
-    solve = jax.jit(
-        lambda *arrays: transport.solve(
-            *arrays, epsilon=problem.epsilon, threshold=config.threshold
-        )
-    )
-    arrays = map(jnp.asarray, (problem.cost, problem.source, problem.target))
-    timing = _timing.measure(solve, *arrays, repeats=config.repeats)
-    solution = timing.result
-    potentials = (solution.source_potential, solution.target_potential)
-    note = f"{int(solution.iterations)} iterations"
-    return Answer(timing, config.batch, potentials, costs=solution.regularised_cost, note=note)
+def _costs(answer: _answers.Answer) -> np.ndarray | None:
+    if answer.costs is not None:
+        return np.asarray(answer.costs, np.float64)
+    if answer.plans is not None:
+        return _problems.plan_costs(answer.problem, answer.plans)
+    return None
 
 
-def _ott(problem: Problem, config: Config, repeats: int, **settings: Any) -> _timing.Timing:
-    from ott.geometry import geometry
-    from ott.problems.linear import linear_problem
-    from ott.solvers.linear import sinkhorn
-
-    solver = sinkhorn.Sinkhorn(threshold=config.threshold, **settings)
-
-    def solve(cost: jax.Array, source: jax.Array, target: jax.Array) -> Any:
-        def one(a: jax.Array, b: jax.Array) -> Any:
-            shared = geometry.Geometry(cost, epsilon=problem.epsilon)
-            out = solver(linear_problem.LinearProblem(shared, a, b))
-            return out.reg_ot_cost, out.f, out.g, out.n_iters
-
-        return jax.vmap(one)(source, target)
-
-    arrays = map(jnp.asarray, (problem.cost, problem.source, problem.target))
-    return _timing.measure(jax.jit(solve), *arrays, repeats=repeats)
+def _difference(answer: _answers.Answer, reference: np.ndarray) -> float:
+    """Largest relative difference of the regularised costs that both know."""
+    found = _costs(answer)
+    if found is None:
+        return math.nan
+    teachers, examples = np.minimum(found.shape, reference.shape)
+    ratio = found[:teachers, :examples] / reference[:teachers, :examples]
+    return float(np.abs(ratio - 1).max())
 
 
-def ott(problem: Problem, config: Config) -> Answer:
-    """ott-jax as its documentation vmaps it: log domain, stopping by itself."""
-    timing = _ott(problem, config, config.repeats)
-    costs, *potentials, iterations = timing.result
-    note = f"{int(iterations.max())} iterations"
-    return Answer(timing, config.batch, tuple(potentials), costs=costs, note=note)
-
-
-def ott_fixed(problem: Problem, config: Config) -> Answer:
-    """ott-jax at its best under vmap: kernel mode, just enough iterations, no stopping test."""
-    for count in (10 * 2**power for power in range(9)):
-        settings = {"lse_mode": False, "min_iterations": count, "max_iterations": count}
-        timing = _ott(problem, config, 1, **settings)
-        costs, *potentials, _ = timing.result
-        answer = Answer(timing, config.batch, tuple(potentials), costs=costs)
-        # NaN, from a kernel that underflows, compares as False: it is no convergence.
-        met = worst_error(problem, answer) <= config.threshold
-        if met:
-            break
-    timing = _ott(problem, config, config.repeats, **settings)
-    note = f"{count} iterations, {'chosen by doubling' if met else 'yet not converged'}"
-    return answer._replace(timing=timing, note=note)
-
-
-def _pot(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingError(f"no module {name}; pip install -U -e '.[bench]'") from error
-
-
-def _l2_threshold(config: Config) -> float:
-    """POT stops by the L2 error of a marginal; this one implies the L1 error wanted."""
-    return config.threshold / math.sqrt(max(config.source, config.target))
-
-
-def pot_batch(problem: Problem, config: Config) -> Answer:
-    """POT's solver of batches (kernel mode, NumPy), which takes a cost for each problem."""
-    batched = _pot("ot.batch")
-    exact = problem.first(config.batch)
-    costs = np.broadcast_to(exact.cost, (config.batch, *exact.cost.shape))
-
-    def solve() -> np.ndarray:
-        return batched.solve_batch(
-            costs,
-            reg=exact.epsilon,
-            a=exact.source,
-            b=exact.target,
-            method="sinkhorn",
-            grad="detach",
-            tol=_l2_threshold(config),
-            max_iter=2000,
-        ).plan
-
-    timing = _timing.measure(solve, repeats=config.repeats)
-    return Answer(timing, config.batch, plans=timing.result, note="float64, cost of the plan")
-
-
-def pot_loop(problem: Problem, config: Config) -> Answer:
-    """POT's Sinkhorn, one problem after the other."""
-    pot = _pot("ot")
-    few = problem.first(config.subsample)
-    settings = {"stopThr": _l2_threshold(config), "numItermax": 2000}
-
-    def solve() -> np.ndarray:
-        pairs = zip(few.source, few.target, strict=True)
-        return np.stack([pot.sinkhorn(a, b, few.cost, few.epsilon, **settings) for a, b in pairs])
-
-    timing = _timing.measure(solve, repeats=config.repeats)
-    return Answer(timing, len(few.source), plans=timing.result, note="float64, cost of the plan")
-
-
-def pot_exact(problem: Problem, config: Config) -> Answer:
-    """POT's exact solver (network simplex), without entropy, one problem after the other."""
-    pot = _pot("ot")
-    few = problem.first(config.subsample)
-
-    def solve() -> list[float]:
-        pairs = zip(few.source, few.target, strict=True)
-        return [float(pot.emd2(a, b, few.cost)) for a, b in pairs]
-
-    timing = _timing.measure(solve, repeats=config.repeats)
-    return Answer(timing, len(few.source), note="no entropy: another problem")
-
-
-SOLVERS: dict[str, Callable[[Problem, Config], Answer]] = {
-    "ours": ours,
-    "ott": ott,
-    "ott_fixed": ott_fixed,
-    "pot_batch": pot_batch,
-    "pot_loop": pot_loop,
-    "pot_exact": pot_exact,
-}
-
-
-def plans(problem: Problem, answer: Answer) -> Iterator[np.ndarray]:
-    """The plan of each solved problem in float64, one at a time."""
-    for row in range(answer.solved):
-        if answer.plans is not None:
-            yield answer.plans[row]
-        elif answer.potentials is not None:
-            f, g = (np.asarray(potential[row], np.float64) for potential in answer.potentials)
-            yield np.exp((f[:, None] + g - problem.cost) / problem.epsilon)
-
-
-def worst_error(problem: Problem, answer: Answer) -> float:
-    """Largest L1 error of any marginal of any solved problem; NaN if a plan holds NaN."""
-    errors = [
-        max(
-            np.abs(plan.sum(axis=1) - problem.source[row]).sum(),
-            np.abs(plan.sum(axis=0) - problem.target[row]).sum(),
-        )
-        for row, plan in enumerate(plans(problem, answer))
-    ]
-    return float(np.max(errors)) if errors else math.nan
-
-
-def regularised_cost(problem: Problem, row: int, plan: np.ndarray) -> float:
-    """<P, cost> + epsilon KL(P | source target') of one plan."""
-    product = np.outer(problem.source[row], problem.target[row])
-    entropy = special.rel_entr(plan, product).sum()
-    return float((plan * problem.cost).sum() + problem.epsilon * entropy)
-
-
-def reference_costs(problem: Problem, tolerance: float = 1e-9) -> np.ndarray:
-    """Regularised costs by float64 log-domain Sinkhorn, run until L1 errors are tiny."""
-    log_a, log_b = np.log(problem.source), np.log(problem.target)
-    f, g = np.zeros_like(log_a), np.zeros_like(log_b)
-    scaled = problem.cost / problem.epsilon
-    for _ in range(100_000):
-        row = -special.logsumexp(g[:, None, :] + log_b[:, None, :] - scaled, axis=2)
-        error = np.abs(problem.source * np.expm1(f - row)).sum(axis=1).max()
-        if error <= tolerance:
-            break
-        f = row
-        g = -special.logsumexp(f[:, :, None] + log_a[:, :, None] - scaled, axis=1)
-    dual = (problem.source * f).sum(axis=1) + (problem.target * g).sum(axis=1)
-    return problem.epsilon * dual
-
-
-def _row(name: str, problem: Problem, config: Config, reference: np.ndarray) -> dict[str, Any]:
-    answer = SOLVERS[name](problem, config)
-    seconds = answer.timing.seconds * config.batch / answer.solved
-    costs = answer.costs
-    if costs is None:
-        exact = problem.first(answer.solved)
-        costs = [
-            regularised_cost(exact, row, plan) for row, plan in enumerate(plans(exact, answer))
-        ]
-    found = np.asarray(costs, np.float64)[: len(reference)]
-    difference = np.abs(found / reference - 1).max() if found.size else math.nan
-    part = f"extrapolated from {answer.solved} of {config.batch} problems"
-    notes = [answer.note, part if answer.solved < config.batch else ""]
+def _row(
+    name: str, problem: _problems.Problem, settings: _answers.Settings, reference: np.ndarray
+) -> dict[str, Any]:
+    answer = _solvers.within_budget(name, problem, settings)
+    solved, timing = answer.problem.size, answer.timing
+    scale = problem.size / solved
+    forward, both = answer.gradient or (math.nan, math.nan)
+    part = f"extrapolated from {solved} of {problem.size} problems"
+    notes = [answer.note, part if solved < problem.size else ""]
+    iteration = answer.iteration_seconds
     return {
         "solver": name,
-        "seconds": seconds,
-        "compile_seconds": answer.timing.compile_seconds,
-        "problems_per_second": config.batch / seconds,
-        "marginal_error": worst_error(problem, answer),
-        "cost_difference": difference,
+        "seconds": timing.seconds * scale,
+        "problems_per_second": solved / timing.seconds,
+        "iterations": answer.iterations,
+        "mode": answer.mode,
+        "marginal_error": _answers.error(answer),
+        "cost_difference": _difference(answer, reference),
+        "compile_seconds": timing.compile_seconds,
+        "megabytes": None if timing.bytes is None else timing.bytes / 1e6,
+        "iteration_seconds": None if iteration is None else iteration * scale,
+        "gradient_seconds": both * scale,
+        "gradient_ratio": both / forward,
+        "gflops": answer.gflops,
         "note": "; ".join(filter(None, notes)),
     }
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Times ours and the peers on the same problems; prints a table, returns the record.
+def _with_shares(
+    row: Mapping[str, Any], problem: _problems.Problem, rates: Mapping[str, float]
+) -> dict[str, Any]:
+    """Adds how near the loop and the whole call come to each rate of the matrix product."""
+    pair = 4e-9 * problem.size * math.prod(problem.cost.shape[1:])  # GFLOP an iteration
+    count, iteration = row["iterations"], row["iteration_seconds"]
+    call = None if count is None else pair * count / row["seconds"]
+    loop = None if iteration is None else pair / iteration
+    shares = {
+        f"{part}_of_{name}": None if speed is None else speed / rate
+        for part, speed in (("loop", loop), ("call", call))
+        for name, rate in rates.items()
+    }
+    return {**row, **shares}
+
+
+def measure_case(config: Config) -> dict[str, Any]:
+    """Times ours and the peers on the same problems.
 
     Of each row, `ratio` says how many times as long as ours it took, `marginal_error` is the
     worst L1 error of a marginal, and `cost_difference` the largest relative difference of
     the regularised cost from a float64 reference on a subsample.
+
+    Returns:
+        The rows, ours first, or none if ours is left out; what was left out and why; and
+        the rates of matrix products in GFLOP/s, timed in turns with ours.
     """
     for peer in config.peers:
-        checks.choice("peers", peer, PEERS)
-    config = config._replace(subsample=min(config.subsample, config.batch))
+        checks.choice("peers", peer, _suites.ALL)
     problem = make_problem(config)
-    reference = reference_costs(problem.first(config.subsample))
-    rows, left_out = [], {}
-    for name in ("ours", *config.peers):
-        try:
-            rows.append(_row(name, problem, config, reference))
-        except MissingError as missing:
-            left_out[name] = str(missing)
-            print(f"{name} is left out: {missing}")
-    return _timing.record(
-        config.out,
-        rows,
-        command(config),
-        settings=config._asdict(),
-        left_out=left_out,
-        matmul_gflops=_timing.matmul_rate(repeats=config.repeats),
+    reference = _problems.reference_costs(problem.few(config.subsample).exact())
+    settings = _answers.Settings(
+        config.threshold, config.repeats, config.budget, config.subsample, config.detail
     )
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    rates: dict[str, float] = {}
+    for name in ("ours", *config.peers):
+        if "ours" in left_out:
+            break  # nothing to compare with
+        try:
+            row = _row(name, problem, settings, reference)
+        except _answers.LeftOutError as reason:
+            left_out[name] = str(reason)
+            print(f"{name} is left out: {reason}")
+            continue
+        gflops = row.pop("gflops")
+        if name == "ours":
+            rates = dict(gflops)
+            settings = settings._replace(iterations=row["iterations"])
+        rows.append(_with_shares(row, problem, rates))
+    ratios = _timing.with_ratios(rows) if rows else []
+    return {"rows": ratios, "left_out": left_out, "gflops": rates}
+
+
+COLUMNS = (
+    "solver",
+    "ratio",
+    "seconds",
+    "problems_per_second",
+    "iterations",
+    "mode",
+    "marginal_error",
+    "cost_difference",
+    "compile_seconds",
+    "megabytes",
+    "loop_of_square",
+    "loop_of_pair",
+    "call_of_square",
+    "call_of_pair",
+    "gradient_seconds",
+    "gradient_ratio",
+    "note",
+)
+
+
+def _case_text(case: Mapping[str, Any]) -> str:
+    """A measured case as Markdown."""
+    rates = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in case["gflops"].items())
+    lines = [f"### {case['title']}", ""]
+    if case["rows"]:
+        lines += [reports.table(case["rows"], columns=COLUMNS), f"Matrix products: {rates}."]
+    lines += [f"Left out: {name} ({reason})." for name, reason in case["left_out"].items()]
+    return "\n".join([*lines, ""])
+
+
+def markdown(entry: Mapping[str, Any]) -> str:
+    """A record as a page: what ran where, the claims if it has them, and a table a case."""
+    versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
+    lines = [
+        f"`{entry['command']}`",
+        "",
+        f"{entry['date']}; {entry['processor']}, {entry['cpu_count']} cores; {entry['device']}; "
+        f"{versions}.",
+        "",
+    ]
+    if "claims" in entry:
+        lines += [reports.table(entry["claims"])]
+    return "\n".join([*lines, *map(_case_text, entry["cases"])])
+
+
+def _write(out: str | None, entry: Mapping[str, Any]) -> None:
+    """JSON as asked, and Markdown beside it."""
+    if out is None:
+        return
+    reports.write_json(out, entry)
+    with files.replacing(pathlib.Path(out).with_suffix(".md")) as temporary:
+        temporary.write_text(markdown(entry), encoding="utf-8")
+
+
+def _title(config: Config) -> str:
+    return _suites.Case(*(getattr(config, name) for name in _suites.Case._fields)).title
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Times one case; prints a table, writes JSON and Markdown, returns the record.
+
+    The rows are those of `measure_case`.
+
+    Raises:
+        InputError: If a peer is unknown, or ours alone exceeds the budget.
+    """
+    config = config._replace(subsample=min(config.subsample, config.batch))
+    case = {"title": _title(config), **measure_case(config)}
+    checks.require(
+        "ours" not in case["left_out"],
+        f"`budget` of {config.budget:g} seconds is too small for these problems; raise it.",
+    )
+    entry = {
+        "command": command(config),
+        **_timing.surroundings(),
+        "settings": config._asdict(),
+        **case,
+        "matmul_gflops": case["gflops"]["square"],
+    }
+    print(_case_text(case))
+    _write(config.out, {**entry, "cases": [case]})
+    return entry
+
+
+def run_suite(config: Config) -> dict[str, Any]:
+    """Times every case of `config.suite`; prints, writes and returns as `run`.
+
+    Files are written after every case, so that a long run that is stopped leaves what it has.
+
+    Raises:
+        InputError: If the suite is unknown, or `config` sets what the suite's cases set.
+    """
+    checks.choice("suite", config.suite, _suites.SUITES)
+    for name in _suites.Case._fields:
+        checks.require(
+            getattr(config, name) == Config._field_defaults[name],
+            f"`{name}` is set by every case of the suite {config.suite}; leave it out.",
+        )
+    entry: dict[str, Any] = {
+        "command": command(config),
+        **_timing.surroundings(),
+        "settings": config._asdict(),
+        "cases": [],
+    }
+    for case in _suites.SUITES[config.suite]():
+        one = config._replace(**case._asdict())
+        one = one._replace(subsample=min(one.subsample, one.batch), detail=True)
+        entry["cases"].append({"title": case.title, "settings": one._asdict(), **measure_case(one)})
+        print(_case_text(entry["cases"][-1]), flush=True)
+        _write(config.out, entry)
+    if config.suite == "claims":
+        entry["claims"] = _suites.verdicts(entry["cases"])
+        print(reports.table(entry["claims"]))
+        _write(config.out, entry)
+    return entry
 
 
 def command(config: Config) -> str:
     """The command line that runs `config`."""
-    settings = config._replace(peers=())._asdict()
     changed = [
-        f"--{name}={value}"
-        for name, value in settings.items()
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in config._asdict().items()
         if value != Config._field_defaults[name] and name != "peers"
     ]
     if config.peers != PEERS:
@@ -340,9 +298,20 @@ def command(config: Config) -> str:
 
 def define_flags() -> None:
     """Defines the flags; called from the command line only, so that importing changes nothing."""
-    flags.DEFINE_integer("batch", 1024, "Number of problems solved together.", lower_bound=1)
+    flags.DEFINE_enum(
+        "suite",
+        "default",
+        SUITES,
+        "`default`: one case, which the flags describe; `claims`: what the claims are about; "
+        "`grid`: sizes, batches, faculties, epsilons and spreads.",
+    )
+    flags.DEFINE_integer("batch", 1024, "Problems of each teacher.", lower_bound=1)
     flags.DEFINE_integer("source", 100, "Labels on the teacher's side.", lower_bound=2)
     flags.DEFINE_integer("target", 100, "Labels on the student's side.", lower_bound=2)
+    flags.DEFINE_integer("faculty", 1, "Teachers, each with its own cost.", lower_bound=1)
+    flags.DEFINE_float(
+        "spread", 1.0, "Spread of the teachers' logits: 1 flat, 5 peaked.", lower_bound=0.0
+    )
     flags.DEFINE_float(
         "epsilon_ratio", 0.02, "Epsilon as a share of the mean cost.", lower_bound=1e-6
     )
@@ -351,17 +320,30 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "subsample", 16, "Problems for the reference and for loops.", lower_bound=1
     )
+    flags.DEFINE_float(
+        "budget",
+        60.0,
+        "Seconds for the timed calls of each solver; a slower one gets fewer problems.",
+        lower_bound=1e-3,
+    )
+    flags.DEFINE_bool(
+        "detail", False, "Also time the gradient and the loop alone; suites always do."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the random problems.")
     flags.DEFINE_multi_enum(
-        "peers", list(PEERS), PEERS, "Solvers to compare with; repeat the flag."
+        "peers", list(PEERS), _suites.ALL, "Solvers to compare with; repeat the flag."
     )
-    flags.DEFINE_string("out", None, "JSON file to write.")
+    flags.DEFINE_string("out", None, "JSON file to write; Markdown goes beside it.")
 
 
 def main(_: list[str]) -> None:
     """Runs the benchmark with the flags' values."""
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Config._fields}
-    run(Config(**{**values, "peers": tuple(values["peers"])}))
+    config = Config(**{**values, "peers": tuple(values["peers"])})
+    if config.suite == "default":
+        run(config)
+    else:
+        run_suite(config)
 
 
 if __name__ == "__main__":

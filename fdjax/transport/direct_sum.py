@@ -6,6 +6,7 @@ matrix repeated, so applying it is one matrix product. ott-jax's own Sinkhorn lo
 once for all of them. Costs and potentials here are in units of epsilon.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
 HIGHEST = jax.lax.Precision.HIGHEST  # TF32 products stop Sinkhorn from converging.
+_LARGEST = 2**20  # numbers in a block of log-sum-exp: it stays in the cache of a processor
 RESTING = 0.0  # over-relaxation of an example that is done: it keeps its scalings
 
 
@@ -88,11 +90,27 @@ def apply_lse_kernel(
 ) -> Float[Array, "teachers examples other_labels"]:
     """log K exp(potential), K = exp(-cost), for every example of every teacher."""
     matrix = cost if axis == 1 else jnp.swapaxes(cost, -1, -2)
-    # XLA fuses the sum into both reductions: [examples, source, target] is never stored.
-    exponent = potential[:, :, None, :] - matrix[:, None, :, :]
-    highest = exponent.max(axis=-1)
-    safe = jnp.where(jnp.isfinite(highest), highest, 0.0)
-    return safe + jnp.log(jnp.exp(exponent - safe[..., None]).sum(axis=-1))
+
+    def example(potential: Array) -> Array:
+        exponent = potential[:, None, :] - matrix
+        highest = exponent.max(axis=-1)
+        safe = jnp.where(jnp.isfinite(highest), highest, 0.0)
+        return safe + jnp.log(jnp.exp(exponent - safe[..., None]).sum(axis=-1))
+
+    return over_examples(example, cost.size, potential)
+
+
+def over_examples(
+    function: Callable[..., Array], size: int, *arrays: Float[Array, "teachers examples ..."]
+) -> Float[Array, "teachers examples ..."]:
+    """Maps a function of one example of every teacher over the examples, some at a time.
+
+    The function makes arrays of `size` numbers; no more than `_LARGEST` numbers stand at once.
+    """
+    moved = tuple(jnp.moveaxis(array, 1, 0) for array in arrays)
+    at_once = max(1, min(moved[0].shape[0], _LARGEST // size))
+    mapped = jax.lax.map(lambda example: function(*example), moved, batch_size=at_once)
+    return jnp.moveaxis(mapped, 0, 1)
 
 
 class _State(NamedTuple):

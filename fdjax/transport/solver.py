@@ -132,8 +132,11 @@ def _log_solve(cost: Array, source: Array, target: Array, start: Array, **settin
         return direct_sum.apply_lse_kernel(cost, potential, axis)
 
     def sharp(f: Array, g: Array) -> Array:
-        plan = jnp.exp(f[..., :, None] + g[..., None, :] - cost[:, None])
-        return (plan * cost[:, None]).sum(axis=(-2, -1))
+        def example(f: Array, g: Array) -> Array:
+            plan = jnp.exp(f[:, :, None] + g[:, None, :] - cost)
+            return (plan * cost).sum(axis=(-2, -1))
+
+        return direct_sum.over_examples(example, cost.size, f, g)
 
     found, iterations = direct_sum.iterate(
         cost, cost, source, target, start, log_domain=True, **settings

@@ -1,0 +1,115 @@
+"""The cases of the transport benchmark, and what the numbers of its claims must show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+ALL = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact", "roof", "torch")
+_JAX = ("ott", "ott_fixed")
+_SIZES = ((10, 10), (100, 10), (100, 100), (1000, 100), (1000, 1000))
+_EPSILONS = (0.5, 0.1, 0.05, 0.02, 0.005)
+FLAT, PEAKED = 1.0, 5.0
+
+
+class Case(NamedTuple):
+    """Problems of one shape; the fields are those of `transport.Config`."""
+
+    source: int
+    target: int
+    batch: int
+    faculty: int
+    epsilon_ratio: float
+    spread: float
+    peers: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What tells this case from the others."""
+        kind = "flat" if self.spread == FLAT else "peaked"
+        return (
+            f"{self.source} x {self.target}, batch {self.batch}, faculty {self.faculty}, "
+            f"epsilon {self.epsilon_ratio:g} of the mean cost, {kind} teachers"
+        )
+
+
+def case(source: int, target: int, epsilon_ratio: float, **changes: Any) -> Case:
+    """A case that is ordinary (batch 1,024, one flat teacher, no peers) but for `changes`."""
+    plain = Case(source, target, 1024, 1, epsilon_ratio, FLAT, ())
+    return plain._replace(**changes)
+
+
+def grid() -> tuple[Case, ...]:
+    """Every size at every epsilon; every batch, faculty and spread at every size that fits.
+
+    Of 1000 x 1000 there are 64 problems, as a thousand would only take longer. A faculty
+    has 64 examples a teacher, and at most 100 x 100 labels.
+    """
+    cases = []
+    for size in _SIZES:
+        large = size == (1000, 1000)
+        usual = 64 if large else 1024
+        for epsilon in _EPSILONS:
+            cases.append(case(*size, epsilon, batch=usual))
+        for epsilon in (0.1, 0.02):
+            cases.append(case(*size, epsilon, batch=usual, spread=PEAKED))
+        if not large:
+            cases += [case(*size, 0.05, batch=batch) for batch in (64, 4096)]
+        if max(size) <= 100:
+            cases += [case(*size, 0.05, batch=64, faculty=count) for count in (16, 256)]
+    return tuple(one._replace(peers=_JAX) for one in cases)
+
+
+CLAIMS = (
+    case(100, 100, 0.02, peers=ALL),
+    case(1000, 100, 0.02, peers=("roof",)),
+    # Where float32 no longer holds the kernel, so that these show the log domain.
+    case(100, 100, 0.005),
+    case(1000, 100, 0.003),
+)
+
+SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {"claims": lambda: CLAIMS, "grid": grid}
+
+
+def _rows(cases: Sequence[Mapping[str, Any]], place: int) -> dict[str, Mapping[str, Any]]:
+    return {row["solver"]: row for row in cases[place]["rows"]}
+
+
+def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was asked of the cases of `CLAIMS`, what was measured, and whether it is met.
+
+    Args:
+        cases: Measured, in the order of `CLAIMS`.
+
+    Returns:
+        One row a claim; `met` is None where nothing was measured, and the reason stands in
+        `measured`.
+    """
+    found = []
+    first = _rows(cases, 0)
+    speeds = {"ott": 80.0, "ott_fixed": 2.0, "pot_batch": 20.0, "pot_exact": 20.0}
+    for peer, least in speeds.items():
+        claim = f"100 x 100, epsilon 0.02: times as fast as {peer}"
+        ready = {"ours", peer} <= first.keys()
+        measured = first[peer]["ratio"] if ready else "left out"
+        found.append(_verdict(claim, least, measured, above=True))
+    shares = (("kernel", 0, 0.6), ("kernel", 1, 0.8), ("log", 2, 0.4), ("log", 3, 0.6))
+    for mode, place, least in shares:
+        row = _rows(cases, place).get("ours", {})
+        asked = CLAIMS[place]
+        where = f"{asked.source} x {asked.target}, epsilon {asked.epsilon_ratio:g}, {mode} mode"
+        for yardstick in ("square", "pair"):
+            claim = f"{where}: whole call as a share of the {yardstick} product's rate"
+            ran = row.get("mode", "no")  # no row where the budget was too small
+            measured = row[f"call_of_{yardstick}"] if ran == mode else f"ran in {ran} mode"
+            found.append(_verdict(claim, least, measured, above=True))
+    for place in (0, 1):
+        row = _rows(cases, place).get("ours", {"gradient_ratio": "not run"})
+        claim = f"{CLAIMS[place].source} x {CLAIMS[place].target}: forward + gradient over forward"
+        found.append(_verdict(claim, 1.2, row["gradient_ratio"], above=False))
+    return found
+
+
+def _verdict(claim: str, bound: float, measured: Any, *, above: bool) -> dict[str, Any]:
+    number = isinstance(measured, float)
+    met = (measured >= bound if above else measured <= bound) if number else None
+    asked = f"{'at least' if above else 'at most'} {bound:g}"
+    return {"claim": claim, "asked": asked, "measured": measured, "met": met}
