@@ -1,6 +1,7 @@
 """Training students of one task on the same budget, and judging them."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 import sys
@@ -15,8 +16,33 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
+from experiments import _run, _task
 from fdjax import checks, data, metrics, models, objectives, training
 from fdjax.types import Batch, Outputs, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(_task.TaskConfig):
+    """Flags of every experiment that trains a student by transport."""
+
+    weight: float = _run.flag(0.1, "Weight of the teacher's term beside cross-entropy.", low=0.0)
+    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
+    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
+    student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
+    steps: int = _run.flag(300, "Training steps of each student.", low=1)
+    batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
+    labelled: int = _run.flag(32, "Labelled images among them.", low=1)
+    learning_rate: float = _run.flag(2e-3, "Of Adam, at the start of a half cosine.", low=0.0)
+
+
+def check(config: StudentConfig) -> None:
+    """Refuses what could only fail later, before anything is computed."""
+    checks.choice("--student", config.student, models.MODELS)
+    checks.require(
+        config.labelled < config.batch_size or config.unlabelled == 0,
+        f"--labelled={config.labelled} leaves no unlabelled image in a batch of "
+        f"{config.batch_size}; lower it or raise --batch_size.",
+    )
 
 
 class Budget(NamedTuple):
@@ -35,13 +61,9 @@ class Budget(NamedTuple):
     learning_rate: float
 
 
-def check_batch(batch_size: int, labelled: int, unlabelled: int) -> None:
-    """Refuses a batch without room for the unlabelled images, before anything is computed."""
-    checks.require(
-        labelled < batch_size or unlabelled == 0,
-        f"--labelled={labelled} leaves no unlabelled image in a batch of {batch_size}; lower it "
-        "or raise --batch_size.",
-    )
+def budget(config: StudentConfig) -> Budget:
+    """The budget of a config."""
+    return Budget(config.steps, config.batch_size, config.labelled, config.learning_rate)
 
 
 class School:

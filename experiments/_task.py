@@ -1,15 +1,35 @@
 """The target task of an experiment, and what the faculty says of it."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _run
 from fdjax import checks, costs, data, faculty, scores, selection
 from fdjax.types import Outputs, TeacherOutputs
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Flags of every experiment on a few-shot task."""
+
+    dataset: str = _run.flag(
+        "digits", "TFDS name, the embedded digits, a file NAME.npz, or a folder of class folders."
+    )
+    data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
+    classes: tuple[str, ...] = _run.flag((), "Classes of the task; a random half if empty.")
+    shots: int = _run.flag(10, "Labelled images of each class.", low=1)
+    unlabelled: int = _run.flag(-1, "Unlabelled images; -1 for all there are.", low=-1)
+    cost: Literal["predictions", "centres"] = _run.flag(
+        "predictions", "Ground cost, of the transport score and of the distillation alike."
+    )
+    seed: int = _run.flag(0, "Seed of classes, labelled images and students.", low=0)
+
 
 HALVES_SEED = 960402
 """Seed of the cut of every data set's training images: one half for teachers, one for targets.
@@ -35,30 +55,16 @@ def half_of_the_classes(task: data.Task, seed: int) -> tuple[str, ...]:
     return tuple(task.class_names[c] for c in sorted(chosen))
 
 
-def target(
-    dataset: str,
-    data_dir: str | None,
-    classes: Sequence[str],
-    shots: int,
-    unlabelled: int,
-    seed: int,
-) -> data.Task:
-    """A few-shot task on the target's half of a data set.
-
-    Args:
-        dataset: As `data.load` takes it.
-        data_dir: As `data.load` takes it.
-        classes: Names of its classes; a random half of all if empty.
-        shots: Labelled training images of each class.
-        unlabelled: Further training images, without labels; -1 for all.
-        seed: Draws classes and labelled images.
-    """
-    _, task = halves(data.load(dataset, data_dir=data_dir))
+def target(config: TaskConfig) -> data.Task:
+    """The few-shot task of a config, on the target's half of its data set."""
+    _, task = halves(data.load(config.dataset, data_dir=config.data_dir))
     checks.require(
-        len(classes) != 1, "--classes names one class only; name two or more, or none for half."
+        len(config.classes) != 1,
+        "--classes names one class only; name two or more, or none for half.",
     )
-    task = data.restrict(task, list(classes) or half_of_the_classes(task, seed))
-    return data.few_shot(task, shots, seed=seed, unlabelled=None if unlabelled < 0 else unlabelled)
+    task = data.restrict(task, config.classes or half_of_the_classes(task, config.seed))
+    unlabelled = None if config.unlabelled < 0 else config.unlabelled
+    return data.few_shot(task, config.shots, seed=config.seed, unlabelled=unlabelled)
 
 
 class Observed(NamedTuple):

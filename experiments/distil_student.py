@@ -10,59 +10,32 @@ A few seconds for the defaults on two cores.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments import _run, _student, _task
-from fdjax import checks, models, objectives, reports
+from fdjax import checks, objectives, reports
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_student.StudentConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/distil_student", "Folder of results and checkpoints.")
     root: str = _run.flag("runs/faculty", "Folder of the faculty.")
-    dataset: str = _run.flag(
-        "digits", "TFDS name, the embedded digits, a file NAME.npz, or a folder of class folders."
-    )
-    data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
-    classes: tuple[str, ...] = _run.flag((), "Classes of the task; a random half if empty.")
-    shots: int = _run.flag(10, "Labelled images of each class.", low=1)
-    unlabelled: int = _run.flag(-1, "Unlabelled images; -1 for all there are.", low=-1)
     teacher: str = _run.flag("best", "Name of a teacher, or best: the first by transport score.")
     objective: str = _run.flag(
         "transport", f"What is minimised beside cross-entropy: {', '.join(objectives.OBJECTIVES)}."
     )
-    cost: Literal["predictions", "centres"] = _run.flag(
-        "predictions", "Ground cost, of the transport score and of the distillation alike."
-    )
-    weight: float = _run.flag(0.1, "Weight of the objective beside cross-entropy.", low=0.0)
-    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
-    student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
-    steps: int = _run.flag(300, "Training steps.", low=1)
-    batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
-    labelled: int = _run.flag(32, "Labelled images among them.", low=1)
-    learning_rate: float = _run.flag(2e-3, "Of Adam, at the start of a half cosine.", low=0.0)
     save_every: int = _run.flag(100, "Steps between checkpoints.", low=1)
     resume: bool = _run.flag(False, "Whether to go on from the workdir's latest checkpoint.")
-    seed: int = _run.flag(0, "Seed of classes, labelled images, student and batches.", low=0)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains the student; returns what results.json holds."""
     record = _run.Run(config)
-    checks.choice("--student", config.student, models.MODELS)
+    _student.check(config)
     checks.choice("--objective", config.objective, objectives.OBJECTIVES)
-    _student.check_batch(config.batch_size, config.labelled, config.unlabelled)
-    task = _task.target(
-        config.dataset,
-        config.data_dir,
-        config.classes,
-        config.shots,
-        config.unlabelled,
-        config.seed,
-    )
+    task = _task.target(config)
     with record.stage("observe"):
         seen = _task.observe(config.root, task)
     name = config.teacher
@@ -79,8 +52,7 @@ def run(config: Config) -> dict[str, Any]:
         epsilon=config.epsilon,
     )
     goal = objectives.weighted_sum((1.0, objectives.cross_entropy()), (config.weight, term))
-    budget = _student.Budget(config.steps, config.batch_size, config.labelled, config.learning_rate)
-    school = _student.School(task, config.student, budget, goal)
+    school = _student.School(task, config.student, _student.budget(config), goal)
     with record.stage("distil"):
         state, history = school.teach_one(
             config.seed,

@@ -17,42 +17,23 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import _run, _student, _task, build_faculty
-from fdjax import checks, data, models, objectives, reports, scores
+from fdjax import data, objectives, reports, scores
 
 Choice = Literal["transport", "leep", "nce", "logme", "knn", "source_accuracy", "size", "random"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_student.StudentConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/faculty_distillation", "Folder of results and report.")
     root: str | None = _run.flag(
         None, "Folder of a faculty; one is built on the data set beside the workdir if not given."
     )
-    dataset: str = _run.flag(
-        "digits", "TFDS name, the embedded digits, a file NAME.npz, or a folder of class folders."
-    )
-    data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
-    classes: tuple[str, ...] = _run.flag((), "Classes of the task; a random half if empty.")
-    shots: int = _run.flag(10, "Labelled images of each class.", low=1)
-    unlabelled: int = _run.flag(-1, "Unlabelled images; -1 for all there are.", low=-1)
     num_teachers: int = _run.flag(12, "Teachers to build where no --root is given.", low=1)
     score: Choice = _run.flag("transport", "Score by which the teacher is chosen.")
-    cost: Literal["predictions", "centres"] = _run.flag(
-        "predictions", "Ground cost, of the transport score and of the distillation alike."
-    )
-    weight: float = _run.flag(0.1, "Weight of the transport term beside cross-entropy.", low=0.0)
-    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
-    student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
-    steps: int = _run.flag(300, "Training steps of each student.", low=1)
-    batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
-    labelled: int = _run.flag(32, "Labelled images among them.", low=1)
-    learning_rate: float = _run.flag(2e-3, "Of Adam, at the start of a half cosine.", low=0.0)
     seeds: int = _run.flag(3, "Students of each kind, from different seeds.", low=1)
     every_teacher: bool = _run.flag(True, "Whether a student is taught by every teacher.")
-    seed: int = _run.flag(0, "Seed of classes, labelled images and students.", low=0)
 
 
 def faculty_root(config: Config, record: _run.Run) -> str:
@@ -76,16 +57,8 @@ def faculty_root(config: Config, record: _run.Run) -> str:
 def run(config: Config) -> dict[str, Any]:
     """The whole job; returns what results.json holds."""
     record = _run.Run(config)
-    checks.choice("--student", config.student, models.MODELS)
-    _student.check_batch(config.batch_size, config.labelled, config.unlabelled)
-    task = _task.target(
-        config.dataset,
-        config.data_dir,
-        config.classes,
-        config.shots,
-        config.unlabelled,
-        config.seed,
-    )
+    _student.check(config)
+    task = _task.target(config)
     root = faculty_root(config, record)
     with record.stage("observe"):
         seen = _task.observe(root, task)
@@ -132,7 +105,6 @@ def distil(
     config: Config, task: data.Task, seen: _task.Observed, names: list[str]
 ) -> dict[str, list[float]]:
     """Test accuracy over seeds of students alone and from teachers, all on one budget."""
-    budget = _student.Budget(config.steps, config.batch_size, config.labelled, config.learning_rate)
 
     def objective(name: str, weight: float) -> objectives.Objective:
         cost = _task.cost(seen, task, name, config.cost)
@@ -140,7 +112,9 @@ def distil(
         return objectives.weighted_sum((1.0, objectives.cross_entropy()), (weight, term))
 
     taught = list(seen.names) if config.every_teacher else list(dict.fromkeys(names))
-    school = _student.School(task, config.student, budget, objective(taught[0], config.weight))
+    school = _student.School(
+        task, config.student, _student.budget(config), objective(taught[0], config.weight)
+    )
 
     def accuracy(name: str, seed: int) -> float:
         # The student alone is that of a teacher without weight: same program, same budget.

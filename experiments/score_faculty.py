@@ -18,22 +18,16 @@ from fdjax import checks, reports, scores, selection, sharding
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(_task.TaskConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/score_faculty", "Folder of results and report.")
     root: str = _run.flag("runs/faculty", "Folder of the faculty.")
-    dataset: str = _run.flag(
-        "digits", "TFDS name, the embedded digits, a file NAME.npz, or a folder of class folders."
+    unlabelled: int = _run.flag(
+        0, "Unlabelled images to observe as well, for a later distillation; -1 for all.", low=-1
     )
-    data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
-    classes: tuple[str, ...] = _run.flag((), "Classes of the task; a random half if empty.")
-    shots: int = _run.flag(10, "Labelled images of each class.", low=1)
     scores: tuple[str, ...] = _run.flag(
         tuple(scores.SCORES), "Scores to compute; teachers are ranked by the first."
-    )
-    cost: Literal["predictions", "centres"] = _run.flag(
-        "predictions", "Ground cost of the transport score."
     )
     level: Literal["example", "task"] = _run.flag(
         "example", "One transport problem an example, or one a teacher."
@@ -48,7 +42,6 @@ class Config:
         None, "Teachers scored at a time; all if not given. Bounds the memory.", low=1
     )
     shard: bool = _run.flag(False, "Whether teachers are spread over all devices.")
-    seed: int = _run.flag(0, "Seed of classes and labelled images.", low=0)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -57,9 +50,7 @@ def run(config: Config) -> dict[str, Any]:
     checks.require(bool(config.scores), "--scores is empty; name at least one.")
     for name in config.scores:
         checks.choice("--scores", name, scores.SCORES)
-    task = _task.target(
-        config.dataset, config.data_dir, config.classes, config.shots, 0, config.seed
-    )
+    task = _task.target(config)
     with record.stage("observe"):
         seen = _task.observe(config.root, task)
     functions = _task.score_functions(

@@ -35,6 +35,18 @@ def solve_oracle(name, dtype, **settings_):
     return stored, [(k, solve(jnp.asarray(e, dtype))) for k, e in enumerate(stored["eps"])]
 
 
+def assert_gradient(value, point, gradient):
+    """Along a random direction of each argument, against finite differences."""
+    for argument, (at, slope) in enumerate(zip(point, gradient, strict=True)):
+        direction = jax.random.normal(jax.random.key(argument), at.shape, jnp.float64)
+
+        def along(x, argument=argument):
+            return value(*point[:argument], x, *point[argument + 1 :])
+
+        expected = truth.directional_derivative(along, at, direction, 1e-5)
+        np.testing.assert_allclose(jnp.sum(slope * direction), expected, rtol=1e-6, atol=1e-9)
+
+
 def relative_potentials(stored, solution, k):
     """f + g in the oracle's convention P = a b exp((f+g-C)/eps), for labels of some mass.
 
@@ -118,16 +130,7 @@ def test_gradients_against_finite_differences(x64, entropy):
 
     point = (cost, *logits, jnp.asarray(0.1, jnp.float64))
     gradient = jax.grad(value, argnums=(0, 1, 2, 3))(*point)
-    for argument in range(4):
-        direction = jax.random.normal(jax.random.key(argument), point[argument].shape, jnp.float64)
-
-        def along(x, argument=argument):
-            return value(*point[:argument], x, *point[argument + 1 :])
-
-        expected = truth.directional_derivative(along, point[argument], direction, 1e-5)
-        np.testing.assert_allclose(
-            jnp.sum(gradient[argument] * direction), expected, rtol=1e-6, atol=1e-9
-        )
+    assert_gradient(value, point, gradient)
 
 
 def test_closed_form_to_labels_by_hand_and_against_the_solver():
@@ -324,16 +327,7 @@ def test_the_sharp_cost_against_finite_differences(x64):
     point = (costs, logits, targets, jnp.asarray(0.1, jnp.float64))
     gradient = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*point)
     value = jax.jit(value)
-    for argument in range(4):
-        direction = jax.random.normal(jax.random.key(argument), point[argument].shape, jnp.float64)
-
-        def along(x, argument=argument):
-            return value(*point[:argument], x, *point[argument + 1 :])
-
-        expected = truth.directional_derivative(along, point[argument], direction, 1e-5)
-        np.testing.assert_allclose(
-            jnp.sum(gradient[argument] * direction), expected, rtol=1e-6, atol=1e-9
-        )
+    assert_gradient(value, point, gradient)
 
 
 def test_second_derivatives_are_refused_and_not_wrong():
