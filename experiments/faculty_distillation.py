@@ -53,8 +53,7 @@ def faculty_root(config: Config, record: _run.Run) -> str:
         num_teachers=config.num_teachers,
         seed=config.seed,
     )
-    with record.stage("build"):
-        build_faculty.run(built)
+    build_faculty.run(built)
     return built.root
 
 
@@ -63,7 +62,8 @@ def run(config: Config) -> dict[str, Any]:
     record = _run.Run(config)
     _student.check(config)
     task = _task.target(config)
-    root = faculty_root(config, record)
+    with record.stage("build"):
+        root = faculty_root(config, record)
     with record.stage("observe"):
         seen = _task.observe(root, task)
     with record.stage("score"):

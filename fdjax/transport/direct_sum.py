@@ -105,7 +105,8 @@ def over_examples(
 ) -> Float[Array, "teachers examples ..."]:
     """Maps a function of one example of every teacher over the examples, some at a time.
 
-    The function makes arrays of `size` numbers; no more than `_LARGEST` numbers stand at once.
+    The function makes arrays of `size` numbers an example; blocks of several examples keep
+    below `_LARGEST` numbers.
     """
     moved = tuple(jnp.moveaxis(array, 1, 0) for array in arrays)
     at_once = max(1, min(moved[0].shape[0], _LARGEST // size))
@@ -150,12 +151,11 @@ class _Sinkhorn(sinkhorn.Sinkhorn):
 
     def kernel_step(self, ot_prob: Any, state: Any, iteration: Any) -> Any:
         geom, (u, v) = ot_prob.geom, state.potentials
-
         extra = state.relaxation[..., None] - 1
 
         def relaxed(old: Array, new: Array) -> Array:
-            # new (new / old)^extra. Powers in quarters are square roots, at a third of the
-            # time of exp and log; a label without mass stays without.
+            # new (new / old)^extra. Powers in quarters are square roots, cheaper than exp and
+            # log; a label without mass stays without.
             old, new = geom.blocks(old), geom.blocks(new)
             root = jnp.sqrt(jnp.where((old > 0) & (new > 0), new / old, 1.0))
             halves = jnp.where(extra >= 0.5, root, 1.0)
