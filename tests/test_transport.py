@@ -8,7 +8,7 @@ import numpy as np
 import oracle_files
 import pytest
 import truth
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fdjax import checks, transport
@@ -79,7 +79,7 @@ def test_float32_agrees_with_the_oracle(name):
             solution.regularised_cost[0], stored["objective"][k], rtol=1e-4, atol=scale
         )
         found, known = relative_potentials(stored, solution, k)
-        np.testing.assert_allclose(found, known, atol=2e-4 * np.abs(known).max())
+        np.testing.assert_allclose(found, known, atol=1e-4 * np.abs(known).max())
 
 
 @pytest.mark.slow
@@ -219,8 +219,7 @@ def test_symmetry_permutation_shift_and_bounds(seed, epsilon, spread):
     cost, a, b = problem(seed, spread=spread)
     tight = {"epsilon": epsilon, "threshold": 1e-5, "max_iterations": 5000}
     base = transport.solve(cost, a, b, **tight)
-    if not bool(base.converged.all()):
-        return
+    assume(bool(base.converged.all()))
     swapped = transport.solve(cost.T, b, a, **tight)
     np.testing.assert_allclose(swapped.regularised_cost, base.regularised_cost, atol=3e-5)
     order = jax.random.permutation(jax.random.key(seed), cost.shape[0])

@@ -10,7 +10,7 @@ between its stages, so that any loss or score finds what it needs:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from flax import linen as nn
 
@@ -55,7 +55,7 @@ def options_of(name: str) -> dict[str, Any]:
     not_options = ("num_classes", "parent", "name")
     return {
         field.name: field.default
-        for field in dataclasses.fields(MODELS[name])  # type: ignore[arg-type]
+        for field in dataclasses.fields(cast(Any, MODELS[name]))
         if field.name not in not_options
     }
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +50,7 @@ def predict(model: nn.Module, variables: Variables, images: Images) -> Outputs:
         Logits in float32, features and hidden maps; the same on every call, and for an
         image the same in every batch.
     """
-    outputs: Outputs = model.apply(variables, jnp.asarray(images), train=False)  # type: ignore[assignment]
-    return outputs
+    return cast(Outputs, model.apply(variables, jnp.asarray(images), train=False))
 
 
 def frozen(model: nn.Module) -> Network:

@@ -102,7 +102,7 @@ def transport_cost(
         epsilon: Entropic regularisation in units of `cost`, > 0.
         entropy: Which of the two values.
         threshold: Largest marginal error at which an example is done; 1e-3 leaves the
-            gradient within about 0.1 %.
+            gradient within about 1 % of its largest entry.
         max_iterations: Bound on the number of iterations.
 
     Returns:
