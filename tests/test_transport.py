@@ -65,7 +65,7 @@ def relative_potentials(stored, solution, k):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_float32_agrees_with_the_oracle(name):
-    stored, solved = solve_oracle(name, jnp.float32, threshold=2e-5, max_iterations=5000)
+    stored, solved = solve_oracle(name, jnp.float32, threshold=5e-6, max_iterations=5000)
     for k, solution in solved:
         if stored["eps"][k] < 0.01:
             continue
@@ -278,12 +278,12 @@ def test_over_relaxation_is_chosen_from_the_observed_rate():
     chosen = direct_sum.next_relaxation(first, before, after, iterations)
     # 0.1 at relaxation 1 means that plain Sinkhorn has rate 0.1.
     expected = np.array([best, 2 / (1 + np.sqrt(0.9)), 1.25, 1.3])
-    np.testing.assert_allclose(chosen, np.round(4 * expected) / 4)
+    np.testing.assert_allclose(chosen, expected, rtol=1e-5)
     # From below the best the relation gives the same answer.
     below = jnp.array([1.2])
     linear = np.roots([1, 2 * (1.2 - 1) - 1.2**2 * plain, (1.2 - 1) ** 2]).real.max()
     again = direct_sum.next_relaxation(below, jnp.ones(1), jnp.full(1, linear**10), 10)
-    np.testing.assert_allclose(again, [np.round(4 * best) / 4])
+    np.testing.assert_allclose(again, [best], rtol=1e-4)
 
 
 def test_over_relaxation_saves_iterations_and_changes_no_answer():

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fdjax import checks
+from fdjax.transport.masses import log, mass_tolerance, unit_masses
 
 Potentials = tuple[Float[Array, "*faculty batch source"], Float[Array, "*faculty batch target"]]
 
@@ -29,8 +30,8 @@ class Solution(NamedTuple):
             of the mass (the target marginal is met exactly).
         converged: Whether `marginal_error` is below the threshold. False, with costs of NaN,
             where source and target differ in mass.
-        iterations: Sinkhorn iterations run; one number, as all examples run together.
-        log_domain: Whether log-sum-exp was needed because the kernel underflows.
+        iterations: Sinkhorn iterations of the slowest example.
+        log_domain: Whether the example was solved in the log domain; see `solve`.
     """
 
     source_potential: Float[Array, "*faculty batch source"]
@@ -40,109 +41,58 @@ class Solution(NamedTuple):
     marginal_error: Float[Array, "*faculty batch"]
     converged: Bool[Array, "*faculty batch"]
     iterations: Int[Array, ""]
-    log_domain: Bool[Array, ""]
+    log_domain: Bool[Array, "*faculty batch"]
 
 
 class _Solved(NamedTuple):
-    """The problem with unit masses in units of epsilon; leading axes [teachers, examples].
-
-    Potentials are relative to the marginals (P = a b exp(f + g - cost)), hence finite
-    also where there is no mass: the gradients of the regularised cost.
-    """
+    """What `scaling.Solved` holds, and which examples were solved in the log domain."""
 
     f: Array
     g: Array
     transport_cost: Array
+    regularised_cost: Array
     marginal_error: Array
-    iterations: Array
     log_domain: Array
+    iterations: Array
 
 
-def _log(mass: Array) -> Array:
-    """Logarithm with log 0 = -inf and no warning or NaN gradient."""
-    return jnp.where(mass > 0, jnp.log(jnp.where(mass > 0, mass, 1.0)), -jnp.inf)
+def _largest_chunk() -> int:
+    """Numbers in the plans that are held at once: in the cache of a processor, or of a device."""
+    return 2**19 if jax.default_backend() == "cpu" else 2**26
 
 
-def _limits(dtype: Any) -> tuple[float, float]:
-    """Smallest and largest normal number."""
-    return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max)
+def _solve_again(
+    cost: Array, source: Array, target: Array, start: Array, fast: Any, held: Array, **settings: Any
+) -> _Solved:
+    """Solves in the log domain those examples that are not `held`, some at a time."""
+    from fdjax.transport import absorption
 
+    teachers, examples = held.shape
+    chunk = max(1, min(held.size, _largest_chunk() // cost[0].size))
+    wanted = held.size - held.sum()
+    order = jnp.argsort(held.reshape(-1), stable=True)  # those not held come first
 
-def _finish(apply: Any, sharp: Any, potential: Array, source: Array, target: Array) -> Any:
-    """Closes a solve by one exact target update and measures what is left of the error."""
-    g = -apply(potential, 0)
-    row = -apply(g + _log(target), 1)
-    # Where there is mass, f is the iterate (so that the plan's columns are exact); elsewhere
-    # it is the soft-minimum that the first grain of mass would have.
-    f = jnp.where(source > 0, potential - _log(jnp.where(source > 0, source, 1.0)), row)
-    error = jnp.abs(jnp.where(source > 0, source * jnp.expm1(f - row), 0.0)).sum(axis=-1)
-    return f, g, sharp(potential, g + _log(target)), error
+    def solve_chunk(place: Array, solved: Any) -> Any:
+        position = place * chunk + jnp.arange(chunk)
+        teacher, example = jnp.divmod(order[jnp.minimum(position, held.size - 1)], examples)
+        # The last chunk is filled up with problems without mass, which are done at once, and
+        # whose results are dropped.
+        real = position < wanted
+        a, b, f = (blocks[teacher, :, example][..., None] for blocks in (source, target, start))
+        a, b = (jnp.where(real[:, None, None], mass, 0.0) for mass in (a, b))
+        found = absorption.solve(cost[teacher], a, b, f, **settings)
+        teacher = jnp.where(real, teacher, teachers)
 
+        def put(blocks: Array, value: Array) -> Array:
+            place = (teacher, slice(None), example) if blocks.ndim == 3 else (teacher, example)
+            return blocks.at[place].set(value[..., 0], mode="drop")
 
-def _kernel_solve(cost: Array, source: Array, target: Array, start: Array, **settings: Any) -> Any:
-    """Scaling iterations; also says which examples the float range did not hold."""
-    from fdjax.transport import direct_sum
+        arrays = [put(*pair) for pair in zip(solved[:-1], found[:-1], strict=True)]
+        return (*arrays, jnp.maximum(solved[-1], found.iterations))
 
-    # Taking the row and then the column minimum out of the cost changes only the potentials,
-    # and leaves a kernel whose largest entry is one in every row; where its smallest would
-    # underflow, all are raised as far as sums of them leave room.
-    row = cost.min(axis=-1)
-    column = (cost - row[:, :, None]).min(axis=-2)
-    widest = (cost - row[:, :, None] - column[:, None, :]).max(axis=(-2, -1))
-    log_tiny, log_huge = (jnp.log(limit) for limit in _limits(cost.dtype))
-    row = row + jnp.clip(widest + log_tiny + 5, 0, log_huge / 2)[:, None]
-    reduced = cost - row[:, :, None] - column[:, None, :]
-    kernel = jnp.exp(-reduced)
-    weighted = kernel * cost
-
-    def apply(potential: Array, axis: int) -> Array:
-        shift, other = (row, column) if axis == 0 else (column, row)
-        scaling = jnp.exp(potential - shift[:, None, :])
-        product = direct_sum.apply_kernel(kernel, scaling, axis)
-        return _log(product) - other[:, None, :]
-
-    def sharp(f: Array, g: Array) -> Array:
-        u, v = jnp.exp(f - row[:, None, :]), jnp.exp(g - column[:, None, :])
-        return (u * direct_sum.apply_kernel(weighted, v, 1)).sum(axis=-1)
-
-    first = jnp.exp(start - row[:, None, :])
-    found, iterations = direct_sum.iterate(
-        reduced, kernel, source, target, first, log_domain=False, **settings
-    )
-    potential = found + row[:, None, :]
-    f, g, transport_cost, error = _finish(apply, sharp, potential, source, target)
-    # What the float range lost: entries of the kernel that underflowed, each of mass
-    # u_i v_j tiny at most, and single products within the sums, each below tiny.
-    tiny, _ = _limits(cost.dtype)
-    u, v = jnp.exp(found), jnp.exp(g + _log(target) - column[:, None, :])
-    under = (kernel < tiny).astype(cost.dtype)
-    entries = (u * direct_sum.apply_kernel(under, v, 1)).sum(axis=-1)
-    products = target.shape[-1] * u.sum(axis=-1) + source.shape[-1] * v.sum(axis=-1)
-    lost = tiny * (entries + products)
-    finite = jnp.isfinite(f).all(axis=-1) & jnp.isfinite(g).all(axis=-1) & jnp.isfinite(error)
-    held = finite & (lost < 1e-2 * settings["threshold"])
-    return _Solved(f, g, transport_cost, error, iterations, jnp.array(False)), held
-
-
-def _log_solve(cost: Array, source: Array, target: Array, start: Array, **settings: Any) -> _Solved:
-    """Log-sum-exp iterations: slower, safe at every epsilon."""
-    from fdjax.transport import direct_sum
-
-    def apply(potential: Array, axis: int) -> Array:
-        return direct_sum.apply_lse_kernel(cost, potential, axis)
-
-    def sharp(f: Array, g: Array) -> Array:
-        def example(f: Array, g: Array) -> Array:
-            plan = jnp.exp(f[:, :, None] + g[:, None, :] - cost)
-            return (plan * cost).sum(axis=(-2, -1))
-
-        return direct_sum.over_examples(example, cost.size, f, g)
-
-    found, iterations = direct_sum.iterate(
-        cost, cost, source, target, start, log_domain=True, **settings
-    )
-    f, g, transport_cost, error = _finish(apply, sharp, found, source, target)
-    return _Solved(f, g, transport_cost, error, iterations, jnp.array(True))
+    chunks = (wanted + chunk - 1) // chunk
+    *arrays, iterations = jax.lax.fori_loop(0, chunks, solve_chunk, tuple(fast))
+    return _Solved(*(*arrays, ~held, iterations))
 
 
 @partial(jax.jit, static_argnames=("domain", "threshold", "max_iterations"))
@@ -156,31 +106,34 @@ def _solve_blocks(
     threshold: float,
     max_iterations: int,
 ) -> _Solved:
-    """Kernel mode where it is exact, else all again in the log domain.
+    """The kernel domain, and the log domain for those examples that do not fit.
 
     Jitted here, as ott-jax traces anew on each call outside `jit` (a thousand times slower).
     """
+    from fdjax.transport import scaling
+
     settings: Any = {"threshold": threshold, "max_iterations": max_iterations}
     arrays = (cost, source, target, start)
     if domain == "log":
-        return _log_solve(*arrays, **settings)
-    fast, held = _kernel_solve(*arrays, **settings)
+        blank = jnp.zeros_like(source[:, 0])
+        fast = scaling.Solved(source, target, blank, blank, blank, jnp.array(0))
+        held = jnp.zeros(blank.shape, bool)
+    else:
+        fast, held = scaling.solve(*arrays, **settings)
     if domain == "kernel":
-        return fast._replace(
-            transport_cost=jnp.where(held, fast.transport_cost, jnp.nan),
-            marginal_error=jnp.where(held, fast.marginal_error, jnp.nan),
-            f=jnp.where(held[..., None], fast.f, jnp.nan),
-            g=jnp.where(held[..., None], fast.g, jnp.nan),
-        )
-    return jax.lax.cond(held.all(), lambda *_: fast, partial(_log_solve, **settings), *arrays)
+        *values, iterations = fast
+        nan = jnp.where(held, 1.0, jnp.nan)
+        marked = [value * (nan if value.ndim == 2 else nan[:, None]) for value in values]
+        return _Solved(*(*marked, jnp.zeros_like(held), iterations))
+    return _solve_again(*arrays, fast, held, **settings)
 
 
 @lru_cache  # a new function each time would be traced each time
 def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
     """`_solve_blocks` whose `vmap` is a larger direct sum instead of a batched loop.
 
-    Batching ott-jax's while-loop would turn each of its conditions, and the choice of the
-    domain, into "compute both": the direct sum takes the new axis as it takes the others.
+    Batching ott-jax's while-loop would turn each of its conditions into "compute both": the
+    direct sum takes the new axis as it takes the others.
     """
 
     @jax.custom_batching.custom_vmap
@@ -203,18 +156,17 @@ def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
         ]
         if in_batched[0]:  # one cost for each: they are further teachers
             merged = [array.reshape(-1, *array.shape[2:]) for array in (arrays[0], *full)]
-            solved = solve_blocks(*merged)
-            split = [out.reshape(axis_size, -1, *out.shape[1:]) for out in solved[:4]]
+            *solved, iterations = solve_blocks(*merged)
+            split = [out.reshape(axis_size, -1, *out.shape[1:]) for out in solved]
         else:  # one shared cost: they are further examples
-            merged = [jnp.moveaxis(array, 0, 1) for array in full]
-            flat = [array.reshape(array.shape[0], -1, array.shape[-1]) for array in merged]
-            solved = solve_blocks(arrays[0], *flat)
+            merged = [jnp.moveaxis(array, 0, -2) for array in full]
+            flat = [array.reshape(*array.shape[:-2], -1) for array in merged]
+            *solved, iterations = solve_blocks(arrays[0], *flat)
             split = [
-                jnp.moveaxis(out.reshape(out.shape[0], axis_size, -1, *out.shape[2:]), 1, 0)
-                for out in solved[:4]
+                jnp.moveaxis(out.reshape(*out.shape[:-1], axis_size, -1), -2, 0) for out in solved
             ]
-        batched: Any = (True, True, True, True, False, False)
-        return _Solved(*split, *solved[4:]), _Solved(*batched)
+        batched: Any = (*[True] * len(split), False)
+        return _Solved(*(*split, iterations)), _Solved(*batched)
 
     return solve_blocks
 
@@ -240,33 +192,12 @@ def check_problem(cost: Any, source: Any, target: Any, epsilon: Any) -> None:
             checks.require(held, f"`{name}` must hold masses >= 0.")
     if checks.is_concrete(source, target):
         totals = [np.asarray(mass, np.float64).sum(axis=-1) for mass in (source, target)]
-        off = np.abs(totals[0] - totals[1]) > _mass_tolerance(source, target) * totals[0]
+        off = np.abs(totals[0] - totals[1]) > mass_tolerance(source, target) * totals[0]
         checks.require(
             not bool(off.any()),
             "`source` and `target` must have the same mass in every example; normalise each of "
             "them, for instance by softmax.",
         )
-
-
-def _mass_tolerance(source: Any, target: Any) -> float:
-    """Relative difference of mass that rounding explains.
-
-    bf16 probabilities sum to one within a few per cent only. Beyond it there is no plan, and
-    Sinkhorn would run to its last iteration.
-    """
-    return max(1e-4, *(float(jnp.finfo(mass.dtype).eps) ** 0.5 for mass in (source, target)))
-
-
-def _unit_masses(source: Array, target: Array) -> tuple[tuple[Array, Array, Array], Array]:
-    """Marginals scaled to mass one, their mass, and where the two masses disagree."""
-    tolerance = _mass_tolerance(source, target)
-    dtype = jnp.promote_types(jnp.promote_types(source.dtype, target.dtype), jnp.float32)
-    source, target = source.astype(dtype), target.astype(dtype)
-    mass = source.sum(axis=-1, keepdims=True)
-    other = target.sum(axis=-1, keepdims=True)
-    wrong = ~(jnp.abs(mass - other) <= tolerance * mass)
-    divide = [jnp.where(total > 0, total, 1.0) for total in (mass, other)]
-    return (source / divide[0], target / divide[1], mass[..., 0]), wrong[..., 0]
 
 
 def solve_relative(
@@ -289,35 +220,39 @@ def solve_relative(
     checks.positive("max_iterations", max_iterations)
     checks.choice("domain", domain, get_args(Domain))
     faculty = cost.shape[:-2]
-    (a, b, mass), wrong = _unit_masses(source, target)
+
+    def columns(rows: Array) -> Array:
+        return jnp.swapaxes(rows, -1, -2)
+
+    (a, b, mass), wrong = unit_masses(columns(source), columns(target))
     dtype = jnp.promote_types(a.dtype, jnp.promote_types(cost.dtype, jnp.float32))
     epsilon = jnp.asarray(epsilon, dtype)
 
     def blocks(array: Array) -> Array:
         return jax.lax.stop_gradient(array.astype(dtype).reshape(-1, *array.shape[-2:]))
 
-    start = _log(a) if initial is None else initial[0] / epsilon
+    start = jnp.zeros_like(a)
+    if initial is not None:
+        start = jnp.where(a > 0, columns(initial[0]) / epsilon - log(a), 0.0)
     solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
-
-    def shaped(array: Array) -> Array:
-        return array.reshape(*faculty, *array.shape[1:])
-
-    f, g = shaped(solved.f), shaped(solved.g)
-    error = shaped(solved.marginal_error)
-    nan = jnp.where(wrong, jnp.nan, 1.0)
-    dual = (a * f).sum(axis=-1) + (b * g).sum(axis=-1)
-    solution = Solution(
-        source_potential=epsilon * (f + _log(a) + _log(mass)[..., None]),
-        target_potential=epsilon * (g + _log(b)),
-        transport_cost=epsilon * shaped(solved.transport_cost) * mass * nan,
-        regularised_cost=epsilon * dual * mass * nan,
-        marginal_error=error * nan,
-        converged=(error < threshold) & ~wrong,
-        iterations=solved.iterations,
-        log_domain=solved.log_domain,
+    *arrays, iterations = solved
+    f, g, sharp, regularised, error, log_domain = (
+        array.reshape(*faculty, *array.shape[1:]) for array in arrays
     )
-    return solution, (epsilon * f * nan[..., None], epsilon * g * nan[..., None])
+    scale = epsilon * mass * jnp.where(wrong, jnp.nan, 1.0)
+    solution = Solution(
+        source_potential=columns(epsilon * (f + log(a) + log(mass)[..., None, :])),
+        target_potential=columns(epsilon * (g + log(b))),
+        transport_cost=scale * sharp,
+        regularised_cost=scale * regularised,
+        marginal_error=jnp.where(wrong, jnp.nan, error),
+        converged=(error < threshold) & ~wrong,
+        iterations=iterations,
+        log_domain=log_domain,
+    )
+    unit = jnp.where(wrong, jnp.nan, epsilon)[..., None, :]
+    return solution, (columns(unit * f), columns(unit * g))
 
 
 def solve(

@@ -1,0 +1,148 @@
+"""The kernel domain: scalings within the float range, nothing but matrix products in the loop."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fdjax.transport import direct_sum
+
+_DRIFT = 8.0  # nats by which scalings may drift before they are balanced
+
+
+class Solved(NamedTuple):
+    """The problem with unit masses in units of epsilon; blocks [teachers, labels, examples].
+
+    Potentials are relative to the marginals (P = a b exp(f + g - cost)), hence finite
+    also where there is no mass: the gradients of the regularised cost.
+    """
+
+    f: Float[Array, "teachers source examples"]
+    g: Float[Array, "teachers target examples"]
+    transport_cost: Float[Array, "teachers examples"]
+    regularised_cost: Float[Array, "teachers examples"]
+    marginal_error: Float[Array, "teachers examples"]
+    iterations: Int[Array, ""]
+
+
+def dual(source: Array, f: Array, target: Array, g: Array) -> Float[Array, "teachers examples"]:
+    """Value of relative potentials: the regularised cost, when they are the best ones."""
+    return inner(source, f) + inner(target, g)
+
+
+def inner(x: Array, y: Array) -> Float[Array, "teachers examples"]:
+    """Inner product of the columns; XLA runs it several times as fast as a sum of products."""
+    return jnp.einsum("tle,tle->te", x, y, precision=direct_sum.HIGHEST)
+
+
+def _tiny(dtype: Any) -> float:
+    """Smallest normal number."""
+    return float(jnp.finfo(dtype).tiny)
+
+
+def _lost_mass(kernel: Array, u: Array, v: Array) -> Float[Array, "teachers examples"]:
+    """Bound on the mass that the float range lost of every example's plan.
+
+    Entries of the kernel that underflowed are of mass u_i v_j tiny at most, and single products
+    within the sums are below tiny each.
+    """
+    tiny = _tiny(kernel.dtype)
+    under = kernel < tiny
+
+    def entries() -> Array:
+        rows = direct_sum.apply_kernel(under.astype(kernel.dtype), v, 1)
+        return inner(u, rows)
+
+    underflowed = jax.lax.cond(under.any(), entries, lambda: jnp.zeros_like(u[:, 0]))
+    products = v.shape[-2] * u.sum(axis=-2) + u.shape[-2] * v.sum(axis=-2)
+    return tiny * (underflowed + products)
+
+
+def _balanced(u: Array, v: Array) -> tuple[Array, Array]:
+    """Scalings (u / t, v t), of the same plan, of the same range; unless they are near it.
+
+    Their product is bounded by the plan, but each alone may drift out of the float range.
+    """
+    middle_u, middle_v = (
+        jnp.log(x.max(axis=-2)) + jnp.log(jnp.where(x > 0, x, jnp.inf).min(axis=-2)) for x in (u, v)
+    )
+    shift = (middle_u - middle_v)[:, None] / 4
+    shift = jnp.where(jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
+
+    def moved() -> tuple[Array, Array]:
+        return u * jnp.exp(-shift), v * jnp.exp(shift)
+
+    return jax.lax.cond((shift != 0).any(), moved, lambda: (u, v))
+
+
+@direct_sum.registered
+class _Scaling(direct_sum.Sinkhorn):
+    """Scalings as they are; an example whose plan the float range does not hold is lost."""
+
+    def refresh(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.Refreshed:
+        geom = ot_prob.geom
+        kernel, u = geom.block_kernel, state.fu
+        v = ot_prob.b / jnp.maximum(direct_sum.apply_kernel(kernel, u, 0), _tiny(u.dtype))
+        u, v = _balanced(u, v)
+        product = direct_sum.apply_kernel(kernel, v, 1)
+        return direct_sum.Refreshed(u, v, product, self.lost(kernel, u, v), ())
+
+    def lost(self, kernel: Array, u: Array, v: Array) -> Bool[Array, "teachers examples"]:
+        """Whether more is lost than a hundredth of the threshold."""
+        return ~(_lost_mass(kernel, u, v) < 1e-2 * self.threshold)
+
+
+def solve(
+    cost: Float[Array, "teachers source target"],
+    source: Float[Array, "teachers source examples"],
+    target: Float[Array, "teachers target examples"],
+    start: Float[Array, "teachers source examples"],
+    *,
+    threshold: float,
+    max_iterations: int,
+) -> tuple[Solved, Bool[Array, "teachers examples"]]:
+    """Scaling iterations; also says which examples the float range held.
+
+    Args:
+        cost: In units of epsilon.
+        source: Masses of the teacher labels.
+        target: Masses of the student labels.
+        start: First source potential, relative to `source`.
+        threshold: Largest marginal error of an example at which it is done.
+        max_iterations: Bound on the number of iterations.
+    """
+    # Taking the row and then the column minimum out of the cost changes only the potentials,
+    # and leaves a kernel whose largest entry is one in every row; where its smallest would
+    # underflow, all are raised as far as sums of them leave room.
+    tiny, huge = _tiny(cost.dtype), float(jnp.finfo(cost.dtype).max)
+    row = cost.min(axis=-1, keepdims=True)
+    column = (cost - row).min(axis=-2, keepdims=True)
+    widest = (cost - row - column).max(axis=(-2, -1), keepdims=True)
+    row = row + jnp.clip(widest + jnp.log(tiny) + 5, 0, jnp.log(huge) / 2)
+    kernel = jnp.exp(row + column - cost)
+    column = jnp.swapaxes(column, -1, -2)
+
+    scalings = source * jnp.exp(start - row), (target > 0).astype(target.dtype)
+    u, iterations = direct_sum.iterate(
+        _Scaling,
+        kernel,
+        source,
+        target,
+        (scalings, ()),
+        threshold=threshold,
+        max_iterations=max_iterations,
+    )
+    product = direct_sum.apply_kernel(kernel, u, 0)
+    v = target / jnp.maximum(product, tiny)
+    g = column - jnp.log(product)
+    back = direct_sum.apply_kernel(kernel, v, 1)
+    error = jnp.abs(u * back - source).sum(axis=-2)
+    # Where there is mass, f is the iterate (so that the plan's columns are exact); elsewhere
+    # it is the soft-minimum that the first grain of mass would have.
+    massive = source > 0
+    f = row + jnp.log(jnp.where(massive, u, 1.0)) - jnp.log(jnp.where(massive, source, back))
+    transport_cost = inner(u, direct_sum.apply_kernel(kernel * cost, v, 1))
+    value = dual(source, f, target, g)  # finite only if every potential is
+    held = jnp.isfinite(value) & (_lost_mass(kernel, u, v) < 1e-2 * threshold)
+    return Solved(f, g, transport_cost, value, error, iterations), held
