@@ -23,6 +23,7 @@ class Settings(NamedTuple):
         subsample: Problems for solvers that take one after the other.
         detail: Whether the gradient and the loop alone are timed too.
         iterations: Iterations of the roof; None: as many as plain Sinkhorn needs.
+        domain: Of ours: "auto", "kernel" or "log".
     """
 
     threshold: float = 1e-3
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
     subsample: int = 16
     detail: bool = False
     iterations: int | None = None
+    domain: str = "auto"
 
     def measure(self, function: Callable[..., Any], *args: Any) -> _timing.Timing:
         """Times a function as these settings want."""
@@ -54,7 +56,8 @@ class Answer(NamedTuple):
         plans: Transport plans, or None where it gives potentials (or costs only).
         costs: Regularised costs [teachers, examples]; None: to be taken from the plans.
         iterations: Sinkhorn iterations, the most of any problem; None where there are none.
-        mode: "kernel" (scalings), "log" (log-sum-exp) or "exact".
+        iterations_run: Iterations a problem that were really run; None: `iterations`.
+        mode: "kernel" (scalings), "log" (log-sum-exp), the share in "log", or "exact".
         iteration_seconds: One iteration within the loop; None where not measured.
         gradient: Seconds of the summed cost, and of it with its gradient with respect to
             the target logits; None where not measured.
@@ -68,6 +71,7 @@ class Answer(NamedTuple):
     plans: np.ndarray | None = None
     costs: Any = None
     iterations: int | None = None
+    iterations_run: float | None = None
     mode: str = "kernel"
     iteration_seconds: float | None = None
     gradient: tuple[float, float] | None = None

@@ -41,6 +41,7 @@ class Config(NamedTuple):
     faculty: int = 1
     spread: float = _suites.FLAT
     epsilon_ratio: float = 0.02
+    domain: str = "auto"
     threshold: float = 1e-3
     repeats: int = 7
     subsample: int = 16
@@ -98,6 +99,7 @@ def _row(
         "seconds": timing.seconds * scale,
         "problems_per_second": solved / timing.seconds,
         "iterations": answer.iterations,
+        "iterations_run": answer.iterations_run or answer.iterations,
         "mode": answer.mode,
         "marginal_error": _answers.error(answer),
         "cost_difference": _difference(answer, reference),
@@ -116,7 +118,7 @@ def _with_shares(
 ) -> dict[str, Any]:
     """Adds how near the loop and the whole call come to each rate of the matrix product."""
     pair = 4e-9 * problem.size * math.prod(problem.cost.shape[1:])  # GFLOP an iteration
-    count, iteration = row["iterations"], row["iteration_seconds"]
+    count, iteration = row["iterations_run"], row["iteration_seconds"]
     call = None if count is None else pair * count / row["seconds"]
     loop = None if iteration is None else pair / iteration
     shares = {
@@ -143,7 +145,12 @@ def measure_case(config: Config) -> dict[str, Any]:
     problem = make_problem(config)
     reference = _problems.reference_costs(problem.few(config.subsample).exact())
     settings = _answers.Settings(
-        config.threshold, config.repeats, config.budget, config.subsample, config.detail
+        config.threshold,
+        config.repeats,
+        config.budget,
+        config.subsample,
+        config.detail,
+        domain=config.domain,
     )
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
@@ -172,6 +179,7 @@ COLUMNS = (
     "seconds",
     "problems_per_second",
     "iterations",
+    "iterations_run",
     "mode",
     "marginal_error",
     "cost_difference",
@@ -179,8 +187,10 @@ COLUMNS = (
     "megabytes",
     "loop_of_square",
     "loop_of_pair",
+    "loop_of_vectors",
     "call_of_square",
     "call_of_pair",
+    "call_of_vectors",
     "gradient_seconds",
     "gradient_ratio",
     "note",
@@ -315,6 +325,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "epsilon_ratio", 0.02, "Epsilon as a share of the mean cost.", lower_bound=1e-6
     )
+    flags.DEFINE_enum("domain", "auto", ("auto", "kernel", "log"), "Domain in which ours iterates.")
     flags.DEFINE_float("threshold", 1e-3, "Largest L1 error of a marginal.", lower_bound=1e-8)
     flags.DEFINE_integer("repeats", 7, "Timed calls of each solver.", lower_bound=1)
     flags.DEFINE_integer(

@@ -48,7 +48,8 @@ class _Absorbing(direct_sum.Sinkhorn):
 
     def output_from_state(self, ot_prob: Any, state: Any) -> Any:
         output = super().output_from_state(ot_prob, state)
-        return output.set(potentials=(log(output.f) + state.memory[1], output.g))
+        u, *others = output.potentials
+        return output.set(potentials=(state.memory[1] + log(u), *others))
 
 
 def _plan(cost: Array, f: Array, b: Array) -> Float[Array, "problems source target"]:

@@ -81,6 +81,7 @@ class State(NamedTuple):
         errors: Largest error at every check; ott-jax's record, by which it stops.
         example_error: L1 error of the source marginal at the last check.
         relaxation: Over-relaxation in use.
+        iterations: Run before the example was done.
         memory: What the way of computing carries along; see `Sinkhorn.refresh`.
     """
 
@@ -90,6 +91,7 @@ class State(NamedTuple):
     errors: Float[Array, "checks 1"]
     example_error: Float[Array, "teachers examples"]
     relaxation: Float[Array, "teachers examples"]
+    iterations: Int[Array, "teachers examples"]
     memory: Any
 
     @property
@@ -125,12 +127,13 @@ class Sinkhorn(sinkhorn.Sinkhorn):
     """ott-jax's Sinkhorn, over-relaxed and stopped by the error of every single example.
 
     What ott-jax calls an iteration is here a sweep: `interval` iterations, of which the last
-    checks the error. Subclasses say how scalings are kept within the float range.
+    checks the error. It ends once no more than the share `leave` of the examples is left, which
+    then are not worth a sweep of all. Subclasses keep the scalings within the float range.
     """
 
-    def __init__(self, *, interval: int, **settings: Any):
+    def __init__(self, *, interval: int, leave: float = 0.0, **settings: Any):
         super().__init__(**settings)
-        self.interval = interval
+        self.interval, self.leave = interval, leave
 
     def geometry(self, ot_prob: Any, state: State) -> DirectSum:
         """Whose kernel is applied."""
@@ -154,6 +157,7 @@ class Sinkhorn(sinkhorn.Sinkhorn):
             errors=-jnp.ones((self.outer_iterations, 1), u.dtype),
             example_error=jnp.full(shape, jnp.inf, u.dtype),
             relaxation=jnp.ones(shape, u.dtype),
+            iterations=jnp.zeros(shape, jnp.int32),
             memory=memory,
         )
 
@@ -187,20 +191,26 @@ class Sinkhorn(sinkhorn.Sinkhorn):
         chosen = next_relaxation(state.relaxation, state.example_error, error, self.interval)
         # An example that is done rests, so that its answer is its own, whatever stands beside
         # it in the batch; one that is lost is left to another way of computing.
-        relaxation = jnp.where(lost | (error < self.threshold), RESTING, chosen)
+        left = ~lost & (error >= self.threshold)
+        relaxation = jnp.where(left, chosen, RESTING)
         u = self.bounded(relaxed(a, product, u, relaxation[:, None]))
+        # ott-jax stops at an error below the threshold.
+        worst = jnp.where(left.mean() > self.leave, jnp.where(left, error, 0.0).max(), 0.0)
         return State(
             potentials=(u, v),
-            errors=state.errors.at[sweep, 0].set(jnp.where(lost, 0.0, error).max()),
+            errors=state.errors.at[sweep, 0].set(worst),
             example_error=error,
             relaxation=relaxation,
+            iterations=jnp.where(
+                state.relaxation == RESTING, state.iterations, state.iterations + self.interval
+            ),
             memory=memory,
         )
 
     def output_from_state(self, ot_prob: Any, state: Any) -> Any:
-        """The scalings themselves, where ott-jax would keep potentials: no logarithm is taken."""
+        """The scalings, where ott-jax would keep potentials, and each example's iterations."""
         output = super().output_from_state(ot_prob, state)
-        return output.set(potentials=state.potentials)
+        return output.set(potentials=(*state.potentials, state.iterations))
 
 
 def registered(solver: Any) -> Any:
@@ -233,7 +243,8 @@ def iterate(
     *,
     threshold: float,
     max_iterations: int,
-) -> tuple[Float[Array, "teachers source examples"], Int[Array, ""]]:
+    leave: float = 0.0,
+) -> tuple[Float[Array, "teachers source examples"], Int[Array, "teachers examples"]]:
     """Runs ott-jax's Sinkhorn loop until the worst example is below `threshold`.
 
     Args:
@@ -245,9 +256,10 @@ def iterate(
         threshold: Largest L1 error of the source marginal of an example, with the target
             marginal met exactly.
         max_iterations: Bound on the number of iterations.
+        leave: See `Sinkhorn`.
 
     Returns:
-        What the solver keeps as its source side, and the number of iterations.
+        What the solver keeps as its source side, and the iterations of every example.
     """
     geom = DirectSum(kernel, source.shape[-1])
     problem = linear_problem.LinearProblem(geom, source, target)
@@ -256,8 +268,9 @@ def iterate(
         lse_mode=False,
         threshold=threshold,
         interval=interval,
+        leave=leave,
         inner_iterations=1,
         max_iterations=max_iterations // interval,
     )
-    output = loop(problem, init=start)
-    return output.f, interval * jnp.sum(output.errors != -1)
+    source_side, _, iterations = loop(problem, init=start).potentials
+    return source_side, iterations

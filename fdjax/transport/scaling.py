@@ -23,7 +23,7 @@ class Solved(NamedTuple):
     transport_cost: Float[Array, "teachers examples"]
     regularised_cost: Float[Array, "teachers examples"]
     marginal_error: Float[Array, "teachers examples"]
-    iterations: Int[Array, ""]
+    iterations: Int[Array, "teachers examples"]
 
 
 def dual(source: Array, f: Array, target: Array, g: Array) -> Float[Array, "teachers examples"]:
@@ -101,6 +101,7 @@ def solve(
     *,
     threshold: float,
     max_iterations: int,
+    leave: float = 0.0,
 ) -> tuple[Solved, Bool[Array, "teachers examples"]]:
     """Scaling iterations; also says which examples the float range held.
 
@@ -111,6 +112,7 @@ def solve(
         start: First source potential, relative to `source`.
         threshold: Largest marginal error of an example at which it is done.
         max_iterations: Bound on the number of iterations.
+        leave: Share of the examples that may be left undone; see `direct_sum.Sinkhorn`.
     """
     # Taking the row and then the column minimum out of the cost changes only the potentials,
     # and leaves a kernel whose largest entry is one in every row; where its smallest would
@@ -132,6 +134,7 @@ def solve(
         (scalings, ()),
         threshold=threshold,
         max_iterations=max_iterations,
+        leave=leave,
     )
     product = direct_sum.apply_kernel(kernel, u, 0)
     v = target / jnp.maximum(product, tiny)

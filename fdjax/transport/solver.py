@@ -15,6 +15,9 @@ Potentials = tuple[Float[Array, "*faculty batch source"], Float[Array, "*faculty
 
 
 Domain = Literal["auto", "kernel", "log"]
+# Share of the examples at which those left are solved one by one: that costs ten times as much
+# for each of them, but nothing for the others.
+_STRAGGLERS = 1 / 100
 
 
 class Solution(NamedTuple):
@@ -30,7 +33,8 @@ class Solution(NamedTuple):
             of the mass (the target marginal is met exactly).
         converged: Whether `marginal_error` is below the threshold. False, with costs of NaN,
             where source and target differ in mass.
-        iterations: Sinkhorn iterations of the slowest example.
+        iterations: Sinkhorn iterations until the example was done, a multiple of ten (unless
+            `max_iterations` is none).
         log_domain: Whether the example was solved in the log domain; see `solve`.
     """
 
@@ -40,7 +44,7 @@ class Solution(NamedTuple):
     regularised_cost: Float[Array, "*faculty batch"]
     marginal_error: Float[Array, "*faculty batch"]
     converged: Bool[Array, "*faculty batch"]
-    iterations: Int[Array, ""]
+    iterations: Int[Array, "*faculty batch"]
     log_domain: Bool[Array, "*faculty batch"]
 
 
@@ -52,8 +56,8 @@ class _Solved(NamedTuple):
     transport_cost: Array
     regularised_cost: Array
     marginal_error: Array
-    log_domain: Array
     iterations: Array
+    log_domain: Array
 
 
 def _largest_chunk() -> int:
@@ -62,19 +66,20 @@ def _largest_chunk() -> int:
 
 
 def _solve_again(
-    cost: Array, source: Array, target: Array, start: Array, fast: Any, held: Array, **settings: Any
+    cost: Array, source: Array, target: Array, start: Array, fast: Any, done: Array, **settings: Any
 ) -> _Solved:
-    """Solves in the log domain those examples that are not `held`, some at a time."""
+    """Solves in the log domain those examples that are not `done`, some at a time."""
     from fdjax.transport import absorption
 
-    teachers, examples = held.shape
-    chunk = max(1, min(held.size, _largest_chunk() // cost[0].size))
-    wanted = held.size - held.sum()
-    order = jnp.argsort(held.reshape(-1), stable=True)  # those not held come first
+    teachers, examples = done.shape
+    few = max(16, int(_STRAGGLERS * done.size))  # usually no more are left
+    chunk = max(1, min(done.size, few, _largest_chunk() // cost[0].size))
+    wanted = done.size - done.sum()
+    order = jnp.argsort(done.reshape(-1), stable=True)  # those not done come first
 
     def solve_chunk(place: Array, solved: Any) -> Any:
         position = place * chunk + jnp.arange(chunk)
-        teacher, example = jnp.divmod(order[jnp.minimum(position, held.size - 1)], examples)
+        teacher, example = jnp.divmod(order[jnp.minimum(position, done.size - 1)], examples)
         # The last chunk is filled up with problems without mass, which are done at once, and
         # whose results are dropped.
         real = position < wanted
@@ -87,12 +92,10 @@ def _solve_again(
             place = (teacher, slice(None), example) if blocks.ndim == 3 else (teacher, example)
             return blocks.at[place].set(value[..., 0], mode="drop")
 
-        arrays = [put(*pair) for pair in zip(solved[:-1], found[:-1], strict=True)]
-        return (*arrays, jnp.maximum(solved[-1], found.iterations))
+        return jax.tree.map(put, solved, found)
 
     chunks = (wanted + chunk - 1) // chunk
-    *arrays, iterations = jax.lax.fori_loop(0, chunks, solve_chunk, tuple(fast))
-    return _Solved(*(*arrays, ~held, iterations))
+    return _Solved(*(*jax.lax.fori_loop(0, chunks, solve_chunk, fast), ~done))
 
 
 @partial(jax.jit, static_argnames=("domain", "threshold", "max_iterations"))
@@ -113,19 +116,20 @@ def _solve_blocks(
     from fdjax.transport import scaling
 
     settings: Any = {"threshold": threshold, "max_iterations": max_iterations}
-    arrays = (cost, source, target, start)
+    arrays = (cost, source, target)
     if domain == "log":
         blank = jnp.zeros_like(source[:, 0])
-        fast = scaling.Solved(source, target, blank, blank, blank, jnp.array(0))
-        held = jnp.zeros(blank.shape, bool)
-    else:
-        fast, held = scaling.solve(*arrays, **settings)
+        iterations = jnp.zeros(blank.shape, jnp.int32)
+        fast = scaling.Solved(source, target, blank, blank, blank, iterations)
+        return _solve_again(*arrays, start, fast, jnp.zeros(blank.shape, bool), **settings)
     if domain == "kernel":
-        *values, iterations = fast
+        fast, held = scaling.solve(*arrays, start, **settings)
         nan = jnp.where(held, 1.0, jnp.nan)
-        marked = [value * (nan if value.ndim == 2 else nan[:, None]) for value in values]
-        return _Solved(*(*marked, jnp.zeros_like(held), iterations))
-    return _solve_again(*arrays, fast, held, **settings)
+        values = (value * (nan if value.ndim == 2 else nan[:, None]) for value in fast[:-1])
+        return _Solved(*(*values, fast.iterations, jnp.zeros_like(held)))
+    fast, held = scaling.solve(*arrays, start, leave=_STRAGGLERS, **settings)
+    done = held & ((fast.marginal_error < threshold) | (fast.iterations == max_iterations))
+    return _solve_again(*arrays, jnp.where(held[:, None], fast.f, start), fast, done, **settings)
 
 
 @lru_cache  # a new function each time would be traced each time
@@ -156,17 +160,17 @@ def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
         ]
         if in_batched[0]:  # one cost for each: they are further teachers
             merged = [array.reshape(-1, *array.shape[2:]) for array in (arrays[0], *full)]
-            *solved, iterations = solve_blocks(*merged)
+            solved = solve_blocks(*merged)
             split = [out.reshape(axis_size, -1, *out.shape[1:]) for out in solved]
         else:  # one shared cost: they are further examples
             merged = [jnp.moveaxis(array, 0, -2) for array in full]
             flat = [array.reshape(*array.shape[:-2], -1) for array in merged]
-            *solved, iterations = solve_blocks(arrays[0], *flat)
+            solved = solve_blocks(arrays[0], *flat)
             split = [
                 jnp.moveaxis(out.reshape(*out.shape[:-1], axis_size, -1), -2, 0) for out in solved
             ]
-        batched: Any = (*[True] * len(split), False)
-        return _Solved(*(*split, iterations)), _Solved(*batched)
+        batched: Any = [True] * len(split)
+        return _Solved(*split), _Solved(*batched)
 
     return solve_blocks
 
@@ -236,9 +240,8 @@ def solve_relative(
         start = jnp.where(a > 0, columns(initial[0]) / epsilon - log(a), 0.0)
     solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
-    *arrays, iterations = solved
-    f, g, sharp, regularised, error, log_domain = (
-        array.reshape(*faculty, *array.shape[1:]) for array in arrays
+    f, g, sharp, regularised, error, iterations, log_domain = (
+        array.reshape(*faculty, *array.shape[1:]) for array in solved
     )
     scale = epsilon * mass * jnp.where(wrong, jnp.nan, 1.0)
     solution = Solution(
@@ -269,9 +272,9 @@ def solve(
     """Solves min <P, cost> + epsilon KL(P | source target') for a whole batch or faculty.
 
     All examples of all teachers are one problem to ott-jax (their direct sum), so that an
-    iteration is a matrix product. Where the kernel exp(-cost / epsilon) does not fit the
-    float range the problem is solved again by log-sum-exp, so the answer is right at every
-    epsilon; `Solution.log_domain` tells.
+    iteration is a matrix product. Examples whose plan does not fit the float range of the
+    shared kernel exp(-cost / epsilon) are solved again in the log domain, so the answer is
+    right at every epsilon; `Solution.log_domain` tells.
 
     Args:
         cost: Price of moving mass from teacher label to student label.
@@ -279,12 +282,13 @@ def solve(
         target: Masses of the student labels; the same total as `source`.
         epsilon: Entropic regularisation in units of `cost`, > 0; may be traced.
         threshold: Largest L1 error of the marginals of an example at which it is done.
-        max_iterations: Bound on the number of iterations.
+        max_iterations: Bound on the number of iterations in each domain.
         initial: Potentials to start from, as (source_potential, target_potential) of an
             earlier solution of the same shapes.
-        domain: "kernel" iterates scalings by matrix products, stops when an example leaves
-            the float range and gives NaN for it; "log" iterates potentials by log-sum-exp;
-            "auto" is "kernel" and, if any example does not fit, "log" for all.
+        domain: "kernel" iterates scalings by products with one kernel for all examples, and
+            gives NaN for those that leave the float range; "log" absorbs the potentials into
+            a kernel of each example's own, right at every epsilon; "auto" is "kernel", and
+            "log" for those examples that do not fit and for the last stragglers.
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.
