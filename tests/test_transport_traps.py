@@ -218,4 +218,6 @@ def test_leep_predictor_is_the_minimiser_of_the_plain_cost():
 def test_no_array_of_batch_times_source_times_target_is_stored():
     cost, a, b = problem(batch=512, source=100, target=100)
     program = jax.jit(lambda x, y: transport.solve(cost, x, y, epsilon=0.1)).lower(a, b).compile()
-    assert program.memory_analysis().temp_size_in_bytes < 0.75 * 4 * 512 * 100 * 100
+    # Working arrays of the size of the marginals, and some plans of the log domain.
+    held = 6 * (a.nbytes + b.nbytes) + 8 * 2**20
+    assert program.memory_analysis().temp_size_in_bytes < min(held, 4 * 512 * 100 * 100)

@@ -62,7 +62,7 @@ class _Solved(NamedTuple):
 
 def _largest_chunk() -> int:
     """Numbers in the plans that are held at once: in the cache of a processor, or of a device."""
-    return 2**19 if jax.default_backend() == "cpu" else 2**26
+    return 2**18 if jax.default_backend() == "cpu" else 2**26
 
 
 def _solve_again(
@@ -274,7 +274,8 @@ def solve(
     All examples of all teachers are one problem to ott-jax (their direct sum), so that an
     iteration is a matrix product. Examples whose plan does not fit the float range of the
     shared kernel exp(-cost / epsilon) are solved again in the log domain, so the answer is
-    right at every epsilon; `Solution.log_domain` tells.
+    right at every epsilon; `Solution.log_domain` tells. Beside arguments and results it holds
+    about four times the marginals, and in the log domain the plans of a few examples at a time.
 
     Args:
         cost: Price of moving mass from teacher label to student label.

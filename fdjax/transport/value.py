@@ -133,7 +133,8 @@ def transport_cost_to_labels(
 ) -> Float[Array, "*faculty batch"]:
     """Cost of carrying each prediction to one label.
 
-    With one target label every plan is the same, so no solver is needed.
+    With one target label there is one plan only, so no solver is needed. A smoothed label has
+    many, and no closed form: give it to `solve` or `transport_cost`.
 
     Args:
         cost: Price of moving mass from teacher label to student label.
