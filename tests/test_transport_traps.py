@@ -91,6 +91,21 @@ def test_t06_padding_changes_no_value(fill):
     np.testing.assert_allclose(padded.regularised_cost, base.regularised_cost, rtol=1e-5)
 
 
+def test_t06_an_example_without_mass_costs_nothing():
+    cost, a, b = problem()
+
+    def loss(a, b):
+        return transport.transport_cost(cost, a, b, epsilon=0.05, entropy="relative")
+
+    empty = a.at[1].set(0.0), b.at[1].set(0.0)
+    solution = transport.solve(cost, *empty, epsilon=0.05)
+    assert solution.transport_cost[1] == solution.regularised_cost[1] == 0
+    assert solution.converged.all()
+    np.testing.assert_allclose(loss(*empty)[jnp.array([0, 2])], loss(a, b)[jnp.array([0, 2])])
+    for gradient in jax.grad(lambda *x: loss(*x).sum(), argnums=(0, 1))(*empty):
+        assert jnp.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_t07_half_precision_is_solved_in_single(dtype):
     cost, a, b = problem()

@@ -28,5 +28,10 @@ def unit_masses(source: Array, target: Array) -> tuple[tuple[Array, Array, Array
     mass = source.sum(axis=-2, keepdims=True)
     other = target.sum(axis=-2, keepdims=True)
     wrong = ~(jnp.abs(mass - other) <= tolerance * mass)
-    divide = [jnp.where(total > 0, total, 1.0) for total in (mass, other)]
-    return (source / divide[0], target / divide[1], mass[..., 0, :]), wrong[..., 0, :]
+
+    def unit(marginal: Array, total: Array) -> Array:
+        # An example without mass is solved as a uniform one, and costs nothing by its mass.
+        whole = jnp.where(total > 0, total, 1.0)
+        return jnp.where(total > 0, marginal / whole, 1 / marginal.shape[-2])
+
+    return (unit(source, mass), unit(target, other), mass[..., 0, :]), wrong[..., 0, :]
