@@ -112,7 +112,7 @@ def from_predictions(
     labels: Int[Array, " examples"],
     num_classes: int,
     *,
-    smoothing: float = 1.0,
+    smoothing: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "teacher_classes num_classes"]:
     """Surprise of a student label, given a teacher label: -log P(student | teacher).
 
@@ -146,6 +146,27 @@ def from_predictions(
     mass = joint.sum(axis=1, keepdims=True)
     # At most one, but rounding may pass it by an ulp, and a cost is never negative.
     return jnp.maximum(jnp.log(mass + smoothing) - jnp.log(joint + smoothing * prior), 0.0)
+
+
+def log_prior(labels: Int[Array, " examples"], num_classes: int) -> Float[Array, " num_classes"]:
+    """Logarithm of the share of each class among the labels.
+
+    A belief knows how frequent the classes are; what a teacher label adds to it must not say so
+    again. `from_predictions(...) + log_prior(...)` is -log P(c|s) / P(c), the cost of evidence:
+    of either sign, and with a row of zeros for a teacher label that tells nothing. Where all
+    classes are equally frequent this changes no plan, for each row is moved by a constant.
+
+    Args:
+        labels: Class of each example; unlabelled examples (-1) take no part.
+        num_classes: Number of classes of the task.
+
+    Raises:
+        InputError: If a label is out of range or a class is empty.
+    """
+    checks.labels("labels", labels, num_classes, unlabelled=True)
+    checks.every_class_present("labels", labels, num_classes)
+    count = jax.nn.one_hot(labels, num_classes).sum(axis=0)
+    return jnp.log(count / count.sum())
 
 
 def normalise(
@@ -192,6 +213,56 @@ def predictor(
     return jnp.matmul(
         probabilities, jax.nn.softmax(-cost / epsilon, axis=-1), precision=jax.lax.Precision.HIGHEST
     )
+
+
+def leave_one_out_predictor(
+    probabilities: Float[Array, "examples teacher_classes"],
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    *,
+    smoothing: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "examples num_classes"]:
+    """The teacher projected onto the task, each labelled example judged by the others' labels.
+
+    For every example it is `predictor(from_predictions(...))` with the example's own label
+    left out, so that the same few labels can make the cost and judge it. The other examples of
+    its class are weighed up, so that the class keeps its prior: otherwise the label left out
+    would be the least likely of all, and a teacher that says nothing would look worse than that.
+    Nothing is left out for an unlabelled example (-1).
+
+    Args:
+        probabilities: Teacher's predictions; each row sums to one, padding is zero.
+        labels: Class of each example; unlabelled examples make no cost.
+        num_classes: Number of classes of the task.
+        smoothing: Virtual examples of each teacher label, > 0.
+
+    Returns:
+        A distribution over the student labels for each example. With one example of a class its
+        own prediction rests on the smoothing alone.
+
+    Raises:
+        InputError: If a label is out of range, a class is empty or `smoothing` is not positive.
+    """
+    checks.positive("smoothing", smoothing)
+    checks.labels("labels", labels, num_classes, unlabelled=True)
+    checks.every_class_present("labels", labels, num_classes)
+    exact = jax.lax.Precision.HIGHEST
+    member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
+    count = member.sum(axis=0)
+    prior = count / count.sum()
+    joint = jnp.einsum("ns,nc->sc", probabilities, member, precision=exact)
+    # Leaving example n out changes one column of the joint, that of its own class.
+    own = jnp.matmul(member, joint.T, precision=exact)
+    size = jnp.matmul(member, count, precision=exact)[:, None]
+    known = jnp.where(labels[:, None] >= 0, probabilities, 0.0)
+    # Rounding may leave a hair below zero where the example was alone in its column.
+    left = jnp.maximum(own - known, 0.0) * size / jnp.maximum(size - 1, 1)
+    mass = joint.sum(axis=1) - own + left
+    share = probabilities / (mass + smoothing)
+    others = jnp.matmul(share, joint + smoothing * prior, precision=exact)
+    own_prior = jnp.matmul(member, prior, precision=exact)
+    itself = jnp.sum(share * left, axis=1) + smoothing * own_prior * share.sum(axis=1)
+    return jnp.where(member > 0, itself[:, None], others)
 
 
 def calibrate(

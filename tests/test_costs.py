@@ -115,6 +115,50 @@ def test_predictor_is_a_distribution_and_is_leep_s():
     np.testing.assert_allclose(guess, PROBABILITIES @ jnp.exp(-cost), rtol=1e-5)
 
 
+def test_leave_one_out_is_the_predictor_made_from_the_others():
+    found = costs.leave_one_out_predictor(PROBABILITIES, LABELS, 3, smoothing=0.5)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, rtol=1e-6)
+    prior = np.array([2, 3, 1]) / 6
+    # Example 2, of class 1: its two fellows count for three.
+    p = np.asarray(PROBABILITIES, np.float64)
+    joint = np.stack([p[[0, 1]].sum(axis=0), 1.5 * p[[3, 4]].sum(axis=0), p[5]], axis=1)
+    conditional = (joint + 0.5 * prior) / (joint.sum(axis=1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(found[2], p[2] @ conditional, rtol=1e-5)
+    # Alone in its class, an example is told by the smoothing only.
+    joint = np.stack([p[[0, 1]].sum(axis=0), p[[2, 3, 4]].sum(axis=0), np.zeros(4)], axis=1)
+    conditional = (joint + 0.5 * prior) / (joint.sum(axis=1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(found[5], p[5] @ conditional, rtol=1e-5)
+
+
+def test_leave_one_out_of_unlabelled_padded_and_constant_predictions():
+    base = costs.leave_one_out_predictor(PROBABILITIES, LABELS, 3)
+    extra = jax.nn.softmax(jnp.arange(4.0))[None]
+    more = costs.leave_one_out_predictor(
+        jnp.concatenate([PROBABILITIES, extra]), jnp.append(LABELS, -1), 3
+    )
+    np.testing.assert_allclose(more[:6], base, rtol=1e-6)
+    plain = costs.predictor(costs.from_predictions(PROBABILITIES, LABELS, 3), extra)
+    np.testing.assert_allclose(more[6:], plain, rtol=1e-5)
+    padded = jnp.pad(PROBABILITIES, ((0, 0), (0, 2)))
+    np.testing.assert_allclose(costs.leave_one_out_predictor(padded, LABELS, 3), base, rtol=1e-6)
+    traced = jax.jit(costs.leave_one_out_predictor, static_argnums=2)(PROBABILITIES, LABELS, 3)
+    np.testing.assert_allclose(traced, base, rtol=1e-5)
+    # A teacher that says nothing keeps to the prior, the label left out or not.
+    labels = jnp.array([0, 0, 0, 1, 1, 1])
+    flat = costs.leave_one_out_predictor(jnp.full((6, 4), 0.25), labels, 2)
+    np.testing.assert_allclose(flat, 0.5, rtol=1e-6)
+
+
+def test_log_prior_makes_a_cost_one_of_evidence():
+    labels = jnp.append(LABELS, -1)
+    np.testing.assert_allclose(
+        jnp.exp(costs.log_prior(labels, 3)), [1 / 3, 1 / 2, 1 / 6], rtol=1e-6
+    )
+    flat = jnp.full((6, 4), 0.25)
+    evidence = costs.from_predictions(flat, LABELS, 3) + costs.log_prior(LABELS, 3)
+    np.testing.assert_allclose(evidence, 0.0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -122,6 +166,8 @@ def test_predictor_is_a_distribution_and_is_leep_s():
         (lambda: costs.class_centres(jnp.ones((6, 2)), LABELS, 5), "no example of class 3"),
         (lambda: costs.from_predictions(PROBABILITIES, LABELS, 3, smoothing=0.0), "`smoothing`"),
         (lambda: costs.from_predictions(PROBABILITIES, LABELS, 4), "no example of class 3"),
+        (lambda: costs.leave_one_out_predictor(PROBABILITIES, LABELS, 4), "no example of class 3"),
+        (lambda: costs.log_prior(LABELS, 2), "`labels` must lie in"),
         (lambda: costs.predictor(jnp.ones((4, 3)), PROBABILITIES, epsilon=0.0), "`epsilon`"),
         (lambda: costs.calibrate(jnp.ones((4, 2)), PROBABILITIES, LABELS), "`labels` must lie"),
     ],

@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
     {"types", "checks", "sharding"},
-    {"costs", "transport", "regulation", "selection", "metrics", "data", "checkpoints", "models"},
+    {"belief", "costs", "crossfit", "trust", "transport", "regulation", "selection", "metrics"}
+    | {"data", "checkpoints", "models"},
     {"losses", "scores", "faculty", "reports"},
     {"objectives"},
     {"training"},

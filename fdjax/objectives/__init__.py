@@ -8,14 +8,37 @@ from fdjax import checks
 from fdjax.objectives.across_labels import transport
 from fdjax.objectives.base import Objective, weighted_sum
 from fdjax.objectives.classification import cross_entropy, kd
+from fdjax.objectives.reference import reference, trusted_reference
+from fdjax.objectives.rivals import (
+    extra_head,
+    feature_matching,
+    projected_kl,
+    pseudo_labels,
+    uld,
+)
+from fdjax.objectives.rivals_relationship import (
+    gkd_classifier,
+    refilled_classifier,
+    refilled_relations,
+)
 
 __all__ = [
     "OBJECTIVES",
     "Objective",
     "create",
     "cross_entropy",
+    "extra_head",
+    "feature_matching",
+    "gkd_classifier",
     "kd",
+    "projected_kl",
+    "pseudo_labels",
+    "reference",
+    "refilled_classifier",
+    "refilled_relations",
     "transport",
+    "trusted_reference",
+    "uld",
     "weighted_sum",
 ]
 
@@ -23,6 +46,15 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "cross_entropy": cross_entropy,
     "kd": kd,
     "transport": transport,
+    "reference": reference,
+    "projected_kl": projected_kl,
+    "uld": uld,
+    "extra_head": extra_head,
+    "feature_matching": feature_matching,
+    "refilled_relations": refilled_relations,
+    "refilled_classifier": refilled_classifier,
+    "gkd_classifier": gkd_classifier,
+    "pseudo_labels": pseudo_labels,
 }
 
 

@@ -12,11 +12,13 @@ from fdjax.scores._baselines import random, size, source_accuracy
 from fdjax.scores._evidence import logme
 from fdjax.scores._neighbours import knn
 from fdjax.scores._predictions import leep, nce
+from fdjax.scores._reference import reference
 from fdjax.scores._transport import transport
 from fdjax.selection import ScoreFn
 
 SCORES: dict[str, ScoreFn] = {
     "transport": transport,
+    "reference": reference,
     "leep": leep,
     "nce": nce,
     "logme": logme,
@@ -35,6 +37,7 @@ __all__ = [
     "logme",
     "nce",
     "random",
+    "reference",
     "size",
     "source_accuracy",
     "transport",
