@@ -1,10 +1,12 @@
 """Training students of one task on the same budget, and judging them."""
 
 import concurrent.futures
+import copy
 import dataclasses
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +19,17 @@ from flax import linen as nn
 from tqdm import tqdm
 
 from experiments import _run, _task
-from fdjax import checks, data, metrics, models, objectives, training
+from fdjax import checks, crossfit, data, metrics, models, objectives, training
 from fdjax.types import Batch, Outputs, Variables
+
+# Students that share out the labels among them for `School.log_beliefs`.
+_FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentConfig(_task.TaskConfig):
-    """Flags of every experiment that trains a student by transport."""
+class BudgetConfig(_task.TaskConfig):
+    """Flags of every experiment that trains students."""
 
-    weight: float = _run.flag(0.1, "Weight of the teacher's term beside cross-entropy.", low=0.0)
-    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
     student: str = _run.flag("convnet", "Student network: mlp, convnet, resnet.")
     steps: int = _run.flag(300, "Training steps of each student.", low=1)
     batch_size: int = _run.flag(96, "Images a step, labelled and unlabelled.", low=2)
@@ -35,7 +37,16 @@ class StudentConfig(_task.TaskConfig):
     learning_rate: float = _run.flag(2e-3, "Of Adam, at the start of a half cosine.", low=0.0)
 
 
-def check(config: StudentConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(BudgetConfig):
+    """Flags of an experiment whose students learn by transport."""
+
+    weight: float = _run.flag(0.1, "Weight of the teacher's term beside cross-entropy.", low=0.0)
+    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
+    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
+
+
+def check(config: BudgetConfig) -> None:
     """Refuses what could only fail later, before anything is computed."""
     checks.choice("--student", config.student, models.MODELS)
     checks.require(
@@ -61,13 +72,13 @@ class Budget(NamedTuple):
     learning_rate: float
 
 
-def budget(config: StudentConfig) -> Budget:
+def budget(config: BudgetConfig) -> Budget:
     """The budget of a config."""
     return Budget(config.steps, config.batch_size, config.labelled, config.learning_rate)
 
 
 class School:
-    """One task, one student network and one budget; the step is compiled once for all."""
+    """One task, one student network and one budget; a step is compiled once for each objective."""
 
     def __init__(
         self,
@@ -93,17 +104,57 @@ class School:
         self.train = data.Split(data.preprocess(task.train.images, settings), task.train.labels)
         self.test = data.Split(data.preprocess(task.test.images, settings), task.test.labels)
         self.image_shape = self.train.images.shape[1:]
+        # A fixed share only where there are unlabelled images too.
+        self.labelled_a_step = budget.labelled if (self.train.labels < 0).any() else None
         schedule = optax.cosine_decay_schedule(budget.learning_rate, budget.steps)
         self.optimiser = optax.adam(schedule)
         self.student = models.trainable(self.model)
+        self.network = models.frozen(self.model)
+        self.fresh = functools.partial(models.initialise, self.model, image_shape=self.image_shape)
         self.step = training.make_step(self.student, teach, objective, self.optimiser)
+        self._log_beliefs: dict[int, jax.Array] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def minimising(self, objective: objectives.Objective) -> "School":
+        """The same school with a step for another objective; images and beliefs are shared."""
+        other = copy.copy(self)
+        other.objective = objective
+        other.step = training.make_step(self.student, self.teach, objective, self.optimiser)
+        return other
+
+    def log_beliefs(self, seed: int) -> jax.Array:
+        """What students like these, trained on the labels alone, believe of the training images.
+
+        Cross-fitted, see `crossfit.log_beliefs`. Computed once for each seed; all seeds share
+        one compiled program.
+
+        Raises:
+            InputError: If a class has fewer than two labelled images.
+        """
+        with self._one_at_a_time:  # students of one seed stand side by side and wait for these
+            if seed not in self._log_beliefs:
+                self._log_beliefs[seed] = crossfit.log_beliefs(
+                    jax.random.fold_in(jax.random.key(seed), 2),
+                    self.student,
+                    self.network,
+                    self.fresh,
+                    self.optimiser,
+                    jnp.asarray(self.train.images),
+                    jnp.asarray(self.train.labels),
+                    folds=_FOLDS,
+                    steps=self.budget.steps,
+                    batch_size=self.labelled_a_step or self.budget.batch_size,
+                )
+            return self._log_beliefs[seed]
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Batches from step `start` on, with a fixed share of labelled images if both exist."""
-        some = (self.train.labels < 0).any()
-        labelled = self.budget.labelled if some else None
         return data.batches(
-            self.train, self.budget.batch_size, seed=seed, start=start, labelled=labelled
+            self.train,
+            self.budget.batch_size,
+            seed=seed,
+            start=start,
+            labelled=self.labelled_a_step,
         )
 
     def start(
@@ -111,7 +162,7 @@ class School:
     ) -> training.TrainState:
         """A fresh student; `objective` may differ from the school's in its numbers only."""
         key = jax.random.key(seed)
-        variables = models.initialise(self.model, key, self.image_shape)
+        variables = self.fresh(key)
         return training.init_state(
             jax.random.fold_in(key, 1),
             variables,

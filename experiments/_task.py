@@ -55,16 +55,43 @@ def half_of_the_classes(task: data.Task, seed: int) -> tuple[str, ...]:
     return tuple(task.class_names[c] for c in sorted(chosen))
 
 
-def target(config: TaskConfig) -> data.Task:
-    """The few-shot task of a config, on the target's half of its data set."""
-    _, task = halves(data.load(config.dataset, data_dir=config.data_dir))
+Judge = Literal["test", "unlabelled"]
+
+
+def target(config: TaskConfig, *, judge: Judge = "test") -> data.Task:
+    """The few-shot task of a config, on the target's half of its data set.
+
+    Args:
+        config: Names the data set, its classes and the numbers of images.
+        judge: Which images stand in the task's test part: the data set's test images or, so
+            that settings can be chosen without them, the unlabelled training images with
+            their labels.
+    """
+    _, whole = halves(data.load(config.dataset, data_dir=config.data_dir))
     checks.require(
         len(config.classes) != 1,
         "--classes names one class only; name two or more, or none for half.",
     )
-    task = data.restrict(task, config.classes or half_of_the_classes(task, config.seed))
+    whole = data.restrict(whole, config.classes or half_of_the_classes(whole, config.seed))
     unlabelled = None if config.unlabelled < 0 else config.unlabelled
-    return data.few_shot(task, config.shots, seed=config.seed, unlabelled=unlabelled)
+    task = data.few_shot(whole, config.shots, seed=config.seed, unlabelled=unlabelled)
+    if judge == "test":
+        return task
+    rest = task.train.labels < 0
+    checks.require(
+        bool(rest.any()), "there is no unlabelled image to judge by; raise --unlabelled."
+    )
+    # Images that are the numbers of their rows tell which rows were drawn.
+    rows = np.arange(len(whole.train), dtype=np.float32).reshape(-1, 1, 1, 1)
+    numbered = data.Split(rows, whole.train.labels)
+    drawn = data.few_shot(
+        data.Task(whole.name, numbered, numbered, whole.class_names),
+        config.shots,
+        seed=config.seed,
+        unlabelled=unlabelled,
+    )
+    hidden = drawn.train.images[rest].reshape(-1).astype(int)
+    return dataclasses.replace(task, test=whole.train.rows(hidden))
 
 
 class Observed(NamedTuple):
@@ -81,10 +108,24 @@ class Observed(NamedTuple):
     class_names: tuple[tuple[str, ...], ...]
 
 
-def observe(root: str, task: data.Task) -> Observed:
-    """What every teacher of a faculty says of the task's training images (kept on disk)."""
+def observe(root: str, task: data.Task, names: Sequence[str] = ()) -> Observed:
+    """What teachers of a faculty say of the task's training images (kept on disk).
+
+    Args:
+        root: Folder of the faculty.
+        task: The target task.
+        names: Of the teachers to ask; all if empty.
+
+    Raises:
+        InputError: If the faculty has no teacher of a name.
+    """
     cards = faculty.cards(root)
-    outputs = faculty.observe_all(root, task.train.images, progress=True)
+    for name in names:
+        checks.choice("teachers", name, [card.name for card in cards])
+    cards = tuple(card for card in cards if not names or card.name in names)
+    outputs = faculty.observe_all(
+        root, task.train.images, names=[card.name for card in cards], progress=True
+    )
     return Observed(
         tuple(card.name for card in cards),
         selection.stack(outputs),
@@ -131,6 +172,12 @@ def teaching(seen: Observed, name: str) -> Outputs:
     features = seen.outputs.features
     logits = jnp.where(probabilities > 0, jnp.log(probabilities), -jnp.inf)
     return Outputs(logits, None if features is None else features[position])
+
+
+def teaching_together(seen: Observed, names: Sequence[str]) -> Outputs:
+    """Several teachers' outputs: their logits side by side, all padded to one number of labels."""
+    logits = [teaching(seen, name).logits for name in names]
+    return Outputs(jnp.concatenate(logits, axis=1))
 
 
 def cost(seen: Observed, task: data.Task, name: str, kind: str) -> jax.Array:

@@ -6,15 +6,20 @@ label spaces differ from the student's. The story, room by room:
 `data` loads a task and `models` names networks. A `faculty` keeps teachers on disk and
 observes what they say of the task's images. `costs` price the way from each teacher label to
 each student label, `transport` finds the cheapest way, and `scores` tell how cheap it is for
-each teacher; `selection` does so for all of them in one pass and ranks them. The student is
-then trained (`training`) to minimise an `objectives` built on `losses`, chief among them that
-same transport cost. `regulation` picks the examples worth a step, `metrics` judge rankings
-and students, `checkpoints` keep a run alive, and `reports` show what came out.
+each teacher; `selection` does so for all of them in one pass and ranks them. What the student
+may believe once it has heard its teachers is a `belief`; `crossfit` gives the beliefs that the
+labels alone allow, and `trust` tells how far the labels bear each teacher out, so that one who
+knows nothing is not heard. The student is then trained (`training`) to minimise an `objectives`
+built on `losses`, chief among them that same transport. `regulation` picks the examples worth a
+step, `metrics` judge rankings and students, `checkpoints` keep a run alive, and `reports` show
+what came out.
 """
 
 from fdjax import (
+    belief,
     checkpoints,
     costs,
+    crossfit,
     data,
     faculty,
     losses,
@@ -27,14 +32,17 @@ from fdjax import (
     selection,
     training,
     transport,
+    trust,
     types,
 )
 from fdjax.checks import InputError
 
 __all__ = [
     "InputError",
+    "belief",
     "checkpoints",
     "costs",
+    "crossfit",
     "data",
     "faculty",
     "losses",
@@ -47,5 +55,6 @@ __all__ = [
     "selection",
     "training",
     "transport",
+    "trust",
     "types",
 ]

@@ -1,0 +1,366 @@
+"""Which objective teaches best across label spaces, and does any do harm?
+
+python -m experiments.compare_objectives --root=runs/faculty
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import _goals, _ledger, _run, _student, _task
+from fdjax import checks, data, faculty, objectives, reports
+
+ALONE, NOBODY, MIXTURE = "alone", "(none)", "(mixture)"
+
+DEFAULT = (
+    *("reference", "beliefs", "pseudo_labels", "transport", "projected_kl", "uld"),
+    *("extra_head", "feature_matching", "refilled_classifier", "gkd_classifier"),
+)
+
+HARM = 0.005
+"""A teacher did harm if the student lost more accuracy than this, and than a standard error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_student.BudgetConfig):
+    """Flags of the experiment."""
+
+    workdir: str = _run.flag("runs/compare_objectives", "Folder of results and report.")
+    root: str = _run.flag("runs/faculty", "Folder of the faculty.")
+    tasks: tuple[str, ...] = _run.flag(
+        (),
+        "Tasks, each a data set or DATASET:CLASS+CLASS; if empty, draws of --dataset: a random "
+        "half of its classes (or --classes) and labelled images, with a seed for each.",
+    )
+    num_tasks: int = _run.flag(3, "How many draws, where --tasks is empty.", low=1)
+    teachers: tuple[str, ...] = _run.flag((), "Names of teachers; the whole faculty if empty.")
+    objectives: tuple[str, ...] = _run.flag(
+        DEFAULT,
+        "What students minimise beside cross-entropy, all but kd of those of distil_student; with "
+        "settings as name:setting=value:setting=value.",
+    )
+    mixture: int = _run.flag(
+        3, "Leading teachers that also teach together where the objective can; 1 for none.", low=1
+    )
+    seeds: int = _run.flag(3, "Students of each kind, from different seeds.", low=1)
+    judge: _task.Judge = _run.flag(
+        "test", "Images to judge by: test, or unlabelled training images to choose settings by."
+    )
+
+
+class Job(NamedTuple):
+    """One student.
+
+    Attributes:
+        task: Name of its task.
+        objective: As the flag names it, or `ALONE`.
+        teacher: A name, `NOBODY` or `MIXTURE`.
+        seed: Of the student.
+    """
+
+    task: str
+    objective: str
+    teacher: str
+    seed: int
+
+
+class Place(NamedTuple):
+    """A task with what the faculty says of it.
+
+    Attributes:
+        name: Of the task.
+        school: Its students' images, network and budget.
+        seen: The teachers' outputs.
+        scores: Transport score of each teacher.
+    """
+
+    name: str
+    school: _student.School
+    seen: _task.Observed
+    scores: np.ndarray
+
+
+def choices(config: Config) -> list[_goals.Choice]:
+    """The student alone and the objectives to be compared with it.
+
+    Raises:
+        InputError: If one is unknown, stands twice, or is not for different label spaces.
+    """
+    found = [_goals.Choice(ALONE, "cross_entropy", {})]
+    checks.require(bool(config.objectives), "--objectives is empty; name at least one.")
+    for text in config.objectives:
+        checks.require(
+            text not in [choice.text for choice in found],
+            f"--objectives names {text!r} twice; name each once ({ALONE!r} is always there).",
+        )
+        choice = _goals.parse(text)
+        checks.require(
+            choice.goal.hears != "namesake",
+            f"the objective `{choice.name}` is for one label space; leave it out of --objectives.",
+        )
+        found.append(choice)
+    return found
+
+
+def task_configs(config: Config) -> dict[str, Config]:
+    """Config of each task by the task's name.
+
+    Raises:
+        InputError: If a task stands twice, or classes are named in two places.
+    """
+    if not config.tasks:
+        seeds = range(config.seed, config.seed + config.num_tasks)
+        stem = Path(config.dataset).stem
+        return {f"{stem}@{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+    checks.require(
+        not config.classes, "--classes goes with --dataset; name those of --tasks after a colon."
+    )
+    found: dict[str, Config] = {}
+    for text in config.tasks:
+        checks.require(text not in found, f"--tasks names {text!r} twice; name each once.")
+        dataset, _, classes = text.partition(":")
+        named = tuple(classes.split("+")) if classes else ()
+        found[text] = dataclasses.replace(config, dataset=dataset, classes=named)
+    return found
+
+
+def flags_of(config: Config) -> dict[str, Any]:
+    """All on which the numbers depend: the flags but for the workdir, and the very teachers."""
+    cards = faculty.cards(config.root)
+    for name in config.teachers:
+        checks.choice("--teachers", name, [card.name for card in cards])
+    heard = [c for c in cards if c.name in config.teachers or not config.teachers]
+    flags = dataclasses.asdict(config)
+    del flags["workdir"]
+    digest = data.digest(np.array([f"{card.name} {card.digest}" for card in heard]))
+    return flags | {"faculty": digest[:16]}
+
+
+def jobs_of(config: Config, choice: _goals.Choice, place: Place) -> list[list[Job]]:
+    """The students of one task and objective, in groups that share a compiled step."""
+    hears = choice.goal.hears
+    groups = [[NOBODY]] if hears == "nobody" else [list(place.seen.names)]
+    if hears in ("summed", "together") and min(config.mixture, len(place.seen.names)) > 1:
+        groups.append([MIXTURE])
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [
+        [Job(place.name, choice.text, teacher, seed) for teacher in group for seed in seeds]
+        for group in groups
+    ]
+
+
+def train(
+    config: Config, choice: _goals.Choice, place: Place, jobs: list[Job], ledger: _ledger.Ledger
+) -> None:
+    """Trains those of the students that the ledger lacks, side by side."""
+    waiting = [job for job in jobs if job not in ledger.values]
+    if not waiting:
+        return
+
+    def made(job: Job) -> Any:
+        shares = {} if job.teacher == NOBODY else {job.teacher: 1.0}
+        if job.teacher == MIXTURE:
+            shares = _goals.mixture(place.scores, place.seen.names, config.mixture)
+        lesson = _goals.Lesson(place.school, place.seen, config.cost, shares, job.seed)
+        return _goals.make(choice, lesson)
+
+    school = place.school.minimising(made(waiting[0])[0])
+
+    def accuracy(job: Job) -> float:
+        objective, teacher = made(job)
+        state, _ = school.teach_one(job.seed, teacher, objective, progress=False)
+        value = school.accuracy(state.variables)
+        ledger.add(job, value)
+        return value
+
+    name = f"{place.name} {choice.text}"
+    _student.side_by_side([functools.partial(accuracy, job) for job in waiting], name)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains the grid; returns what results.json holds."""
+    _run.check(config)
+    _student.check(config)
+    wanted, configs = choices(config), task_configs(config)
+    path = Path(config.workdir) / "runs.jsonl"
+    ledger = _ledger.Ledger(path, Job, flags_of(config))
+    tasks = {name: _task.target(one, judge=config.judge) for name, one in configs.items()}
+    record = _run.Run(config)
+    ledger.begin()
+    jobs: list[Job] = []
+    scores: dict[str, dict[str, float]] = {}
+    for name, task in tasks.items():
+        with record.stage("observe"):
+            seen = _task.observe(config.root, task, config.teachers)
+        with record.stage("score"):
+            functions = {"transport": _task.score_functions(cost=config.cost)["transport"]}
+            values = _task.score(seen, task, functions)["transport"]
+        budget = _student.budget(config)
+        school = _student.School(task, config.student, budget, objectives.cross_entropy())
+        place = Place(name, school, seen, values)
+        leading = _task.rank(values, seen.names)
+        scores[name] = {teacher: float(values[seen.names.index(teacher)]) for teacher in leading}
+        for choice in wanted:
+            with record.stage(choice.text):
+                for group in jobs_of(config, choice, place):
+                    train(config, choice, place, group, ledger)
+                    jobs += group
+    pairs = gains({job: ledger.values[job] for job in jobs})
+    results = {
+        "objectives": [summary(pairs, choice.text, scores) for choice in wanted[1:]],
+        "pairs": [pair._asdict() for pair in pairs],
+        "alone": {
+            name: [ledger.values[job] for job in jobs if job[:2] == (name, ALONE)] for name in tasks
+        },
+        "scores": scores,
+        "tasks": {name: task.class_names for name, task in tasks.items()},
+    }
+    report(config, record, tasks, results)
+    return record.finish(results)
+
+
+class Pair(NamedTuple):
+    """What a teacher was worth to the students of one task and objective.
+
+    Attributes:
+        task: Name of the task.
+        teacher: A name, `NOBODY` or `MIXTURE`.
+        objective: As the flag names it.
+        gain: Mean over seeds of the accuracy above that of the student alone of the same seed.
+        error: Standard error of that mean; NaN for one seed.
+        harmed: Whether the loss is above `HARM` and above the error.
+    """
+
+    task: str
+    teacher: str
+    objective: str
+    gain: float
+    error: float
+    harmed: bool
+
+
+def gains(accuracy: dict[Job, float]) -> list[Pair]:
+    """Gain of each task, objective and teacher, in the order of the students."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for job, value in accuracy.items():
+        if job.objective != ALONE:
+            alone = accuracy[job._replace(objective=ALONE, teacher=NOBODY)]
+            key = (job.task, job.teacher, job.objective)
+            found.setdefault(key, []).append(value - alone)
+    pairs = []
+    for (task, teacher, objective), differences in found.items():
+        gain, error = mean_and_error(differences)
+        harmed = gain < -HARM and not -gain <= error
+        pairs.append(Pair(task, teacher, objective, gain, error, harmed))
+    return pairs
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean and its standard error, NaN for one value."""
+    values = np.asarray(values, np.float64)
+    spread = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else float("nan")
+    return float(values.mean()), float(spread)
+
+
+def summary(
+    pairs: list[Pair], objective: str, scores: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    """How one objective did over all tasks; standard errors are over tasks.
+
+    Args:
+        pairs: Of all objectives.
+        objective: The one to sum up.
+        scores: Transport scores of the teachers of each task, best first.
+    """
+    own = [pair for pair in pairs if pair.objective == objective]
+    single = [pair for pair in own if pair.teacher != MIXTURE]
+    together = [pair.gain for pair in own if pair.teacher == MIXTURE]
+    leading = {task: (next(iter(ranked)), NOBODY) for task, ranked in scores.items()}
+    chosen = [pair.gain for pair in single if pair.teacher in leading[pair.task]]
+    by_task = [np.mean([p.gain for p in single if p.task == task]) for task in scores]
+    worst = min(single, key=lambda pair: pair.gain)
+    return {
+        "objective": objective,
+        "gain": mean_and_error(by_task),
+        "chosen": mean_and_error(chosen),
+        "mixture": mean_and_error(together) if together else None,
+        "worst": worst.gain,
+        "worst_pair": f"{worst.teacher}, {worst.task}",
+        "harmed": sum(pair.harmed for pair in single),
+        "pairs": len(single),
+    }
+
+
+def report(
+    config: Config, record: _run.Run, tasks: dict[str, data.Task], results: dict[str, Any]
+) -> None:
+    """Prints the tables and writes report.md with its picture."""
+
+    def points(gain_and_error: tuple[float, float] | None) -> str | None:
+        if gain_and_error is None:
+            return None
+        gain, error = (100 * number for number in gain_and_error)
+        return f"{gain:+.1f}" if np.isnan(error) else f"{gain:+.1f} ± {error:.1f}"
+
+    rows = [
+        {
+            "objective": row["objective"],
+            "mean gain": points(row["gain"]),
+            "chosen teacher": points(row["chosen"]),
+            "mixture": points(row["mixture"]),
+            "worst": points((row["worst"], np.nan)),
+            "worst pair": row["worst_pair"],
+            "harmed": row["harmed"],
+            "pairs": row["pairs"],
+        }
+        for row in results["objectives"]
+    ]
+    by_pair: dict[tuple[str, str], dict[str, Any]] = {}
+    for pair in results["pairs"]:
+        key = (pair["task"], pair["teacher"])
+        score = results["scores"][pair["task"]].get(pair["teacher"])
+        row = by_pair.setdefault(key, {"task": key[0], "teacher": key[1], "score": score})
+        row[pair["objective"]] = points((pair["gain"], pair["error"]))
+    alone = [
+        {
+            "task": name,
+            "classes": ", ".join(task.class_names),
+            "student alone": _student.mean_and_spread(results["alone"][name]),
+            "chosen teacher": next(iter(results["scores"][name])),
+        }
+        for name, task in tasks.items()
+    ]
+    judges = "test images" if config.judge == "test" else "unlabelled training images"
+    title = f"Gain over the student alone, in points of accuracy on {judges}"
+    reports.print_table(rows, title)
+    values = {
+        "mean gain (points)": [100 * row["gain"][0] for row in results["objectives"]],
+        "gain from the chosen teacher": [100 * row["chosen"][0] for row in results["objectives"]],
+        "gain of the worst pair": [100 * row["worst"] for row in results["objectives"]],
+    }
+    sections: list[str | Path] = [
+        f"`{_run.command_line('experiments.compare_objectives', config)}`",
+        f"{title}: mean ± standard error over {len(tasks)} tasks, all teachers counting alike; "
+        "with the teacher chosen by the transport score; with the leading "
+        f"{config.mixture} together. A pair of teacher and task is harmed if it lost more than "
+        f"{100 * HARM:g} points and more than one standard error over {config.seeds} seeds.",
+        reports.table(rows),
+        reports.plot_ranking(
+            record.workdir / "gains.png", [row["objective"] for row in rows], values
+        ),
+        "## Tasks",
+        f"{config.shots} labelled images a class; accuracy ± standard deviation over seeds.",
+        reports.table(alone),
+        "## Pairs",
+        "Mean ± standard error over seeds.",
+        reports.table(list(by_pair.values())),
+    ]
+    reports.write(record.workdir, "Objectives", sections)
+    print(f"report: {record.workdir / 'report.md'}")
+
+
+if __name__ == "__main__":
+    _run.main(run, Config)
