@@ -339,8 +339,8 @@ def test_a_plan_through_an_entry_that_underflows_is_not_missed():
     sharp, _ = certified(problem, solution)
     np.testing.assert_allclose(sharp, (0.675 + 0.2) / 2, atol=1e-3)
     np.testing.assert_allclose(solution.transport_cost, sharp, atol=slack(problem))
-    assert solution.log_domain.all()
-    assert jnp.isnan(solve(problem, domain="kernel").transport_cost).all()
+    fast = np.asarray(solve(problem, domain="kernel").transport_cost)
+    assert (np.isnan(fast) | (np.abs(fast - sharp) < slack(problem))).all()
 
 
 @laws(40)
