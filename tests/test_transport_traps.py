@@ -91,6 +91,20 @@ def test_t06_padding_changes_no_value(fill):
     np.testing.assert_allclose(padded.regularised_cost, base.regularised_cost, rtol=1e-5)
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 0.005])
+def test_t06_a_start_without_potentials_is_a_cold_one(epsilon):
+    cost, a, b = problem()
+    cold = transport.solve(cost, a, b, epsilon=epsilon)
+    masked = a.at[:, 2].set(0.0)
+    masked = masked / masked.sum(axis=-1, keepdims=True)
+    before = transport.solve(cost, masked, b, epsilon=epsilon)
+    spoiled = jnp.full_like(before.source_potential, jnp.nan)
+    for f in (before.source_potential, spoiled):
+        warm = transport.solve(cost, a, b, epsilon=epsilon, initial=(f, before.target_potential))
+        np.testing.assert_array_equal(warm.converged, cold.converged)
+        np.testing.assert_allclose(warm.regularised_cost, cold.regularised_cost, atol=2e-3)
+
+
 def test_t06_an_example_without_mass_costs_nothing():
     cost, a, b = problem()
 

@@ -237,7 +237,9 @@ def solve_relative(
 
     start = jnp.zeros_like(a)
     if initial is not None:
-        start = jnp.where(a > 0, columns(initial[0]) / epsilon - log(a), 0.0)
+        # A label that had no mass before has no potential: it starts as in a cold solve.
+        start = columns(initial[0]) / epsilon - log(a)
+        start = jnp.where((a > 0) & jnp.isfinite(start), start, 0.0)
     solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
     f, g, sharp, regularised, error, iterations, log_domain = (
