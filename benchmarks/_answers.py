@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import _problems, _timing
+from fdjax.transport.solver import Domain
 
 MOST_ITERATIONS = 2000
 
@@ -32,7 +33,7 @@ class Settings(NamedTuple):
     subsample: int = 16
     detail: bool = False
     iterations: int | None = None
-    domain: str = "auto"
+    domain: Domain = "auto"
 
     def measure(self, function: Callable[..., Any], *args: Any) -> _timing.Timing:
         """Times a function as these settings want."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import _answers, _peers, _problems, _timing
 from fdjax import transport
+from fdjax.transport.solver import Domain
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -17,7 +18,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def _solve_ours(
     problem: _problems.Problem,
     threshold: float,
-    domain: str,
+    domain: Domain,
     max_iterations: int = _answers.MOST_ITERATIONS,
 ) -> Callable[[jax.Array, jax.Array, jax.Array], transport.Solution]:
     def solve(cost: jax.Array, source: jax.Array, target: jax.Array) -> transport.Solution:
@@ -28,7 +29,7 @@ def _solve_ours(
             epsilon=problem.epsilon,
             threshold=threshold,
             max_iterations=max_iterations,
-            domain=domain,  # type: ignore[arg-type]
+            domain=domain,
         )
 
     return jax.jit(solve)
@@ -49,7 +50,7 @@ def _iterations_run(solution: transport.Solution) -> float:
 
 
 def _iteration_seconds(
-    problem: _problems.Problem, settings: _answers.Settings, domain: str
+    problem: _problems.Problem, settings: _answers.Settings, domain: Domain
 ) -> float | None:
     """Time of one iteration of ours, from two solves that differ in their number only.
 

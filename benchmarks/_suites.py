@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fdjax.transport.solver import Domain
+
 ALL = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact", "roof", "torch")
 _JAX = ("ott", "ott_fixed")
 _SIZES = ((10, 10), (100, 10), (100, 100), (1000, 100), (1000, 1000))
@@ -19,7 +21,7 @@ class Case(NamedTuple):
     faculty: int
     epsilon_ratio: float
     spread: float
-    domain: str
+    domain: Domain
     peers: tuple[str, ...]
 
     @property

@@ -131,8 +131,8 @@ def _ott_variants(epsilon: float) -> dict[str, tuple[Any, dict[str, Any]]]:
     from ott.geometry import epsilon_scheduler
     from ott.solvers.linear import acceleration
 
-    momentum = acceleration.Momentum(value=1.5)  # type: ignore[call-arg]
-    anderson = acceleration.AndersonAcceleration(memory=5)  # type: ignore[call-arg]
+    ways: Any = acceleration  # whose decorator hides the fields of its classes from type checkers
+    momentum, anderson = ways.Momentum(value=1.5), ways.AndersonAcceleration(memory=5)
     schedule = epsilon_scheduler.Epsilon(epsilon, init=10.0, decay=0.9)
     return {
         "ott": (epsilon, {}),

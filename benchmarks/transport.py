@@ -27,6 +27,7 @@ from absl import app, flags
 from benchmarks import _answers, _problems, _solvers, _suites, _timing
 from fdjax import checks, reports
 from fdjax.reports import files
+from fdjax.transport.solver import Domain
 
 PEERS = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact")
 SUITES = ("default", *_suites.SUITES)
@@ -41,7 +42,7 @@ class Config(NamedTuple):
     faculty: int = 1
     spread: float = _suites.FLAT
     epsilon_ratio: float = 0.02
-    domain: str = "auto"
+    domain: Domain = "auto"
     threshold: float = 1e-3
     repeats: int = 7
     subsample: int = 16
