@@ -12,7 +12,8 @@ import numpy as np
 from benchmarks import _answers, _problems
 
 
-def _solve_ott(epsilon: float, threshold: float, **options: Any) -> Callable[..., Any]:
+def solve_ott(epsilon: float, threshold: float, **options: Any) -> Callable[..., Any]:
+    """ott-jax's Sinkhorn, vmapped: `(cost, source, target) -> (value, f, g, iterations)`."""
     from ott.geometry import geometry
     from ott.problems.linear import linear_problem
     from ott.solvers.linear import sinkhorn
@@ -39,7 +40,7 @@ def _solve_ott(epsilon: float, threshold: float, **options: Any) -> Callable[...
 def _ott(
     problem: _problems.Problem, settings: _answers.Settings, note: str = "", **options: Any
 ) -> tuple[_answers.Answer, Callable[..., Any]]:
-    solve = _solve_ott(problem.epsilon, settings.threshold, **options)
+    solve = solve_ott(problem.epsilon, settings.threshold, **options)
     timing = settings.measure(jax.jit(solve), *_answers.arrays(problem))
     costs, *potentials, iterations = timing.result
     answer = _answers.Answer(

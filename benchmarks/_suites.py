@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from benchmarks import _problems
 from fdjax.transport.solver import Domain
 
 ALL = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact", "roof", "torch")
@@ -32,6 +33,18 @@ class Case(NamedTuple):
         return (
             f"{self.source} x {self.target}, batch {self.batch}, faculty {self.faculty}, "
             f"epsilon {self.epsilon_ratio:g} of the mean cost, {kind} teachers{forced}"
+        )
+
+    def problem(self, seed: int) -> _problems.Problem:
+        """Its random problems."""
+        return _problems.random(
+            source=self.source,
+            target=self.target,
+            batch=self.batch,
+            faculty=self.faculty,
+            spread=self.spread,
+            epsilon_ratio=self.epsilon_ratio,
+            seed=seed,
         )
 
 

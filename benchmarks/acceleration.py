@@ -15,7 +15,6 @@ Expect, as multiples of ours, on a core shared with other work (about 12 minutes
 ott_schedule 60-290.
 """
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,7 +26,6 @@ from absl import app, flags
 from benchmarks import _answers, _peers, _problems, _suites, _timing, transport
 from fdjax import reports
 from fdjax import transport as room
-from fdjax.reports import files
 
 _STEP = 0.05  # standard deviation by which a step of training moves the student's logits
 _ROUNDING = 1.1  # float32 sums may lie a little above the threshold that a solver saw met
@@ -149,7 +147,7 @@ def _ott(
     found = {}
     for name, (epsilon, options) in _ott_variants(problem.epsilon).items():
         options = {"max_iterations": _answers.MOST_ITERATIONS, **options}
-        solve = _peers._solve_ott(epsilon, settings.threshold, **options)
+        solve = _peers.solve_ott(epsilon, settings.threshold, **options)
         timing = settings.measure(jax.jit(solve), *_answers.arrays(problem))
         _, *potentials, iterations = timing.result
         found[name] = (timing, potentials, iterations)
@@ -180,14 +178,7 @@ def measure_case(config: Config, case: _suites.Case) -> dict[str, Any]:
         A title, and a row for each: `converged` is the share of examples whose marginals are
         met, `marginal_error` the worst of all, and `ratio` the time as a multiple of ours.
     """
-    problem = _problems.random(
-        source=case.source,
-        target=case.target,
-        batch=case.batch,
-        spread=case.spread,
-        epsilon_ratio=case.epsilon_ratio,
-        seed=config.seed,
-    )
+    problem = case.problem(config.seed)
     settings = _answers.Settings(config.threshold, config.repeats, config.budget)
     rows = []
     measured = _ours(problem, settings, config.seed) | _ott(problem, settings)
@@ -244,10 +235,7 @@ def run(config: Config) -> dict[str, Any]:
             )
             entry["cases"].append(measure_case(config, case))
             print(_case_text(entry["cases"][-1]), flush=True)
-            if config.out is not None:
-                reports.write_json(config.out, entry)
-                with files.replacing(pathlib.Path(config.out).with_suffix(".md")) as temporary:
-                    temporary.write_text(markdown(entry), encoding="utf-8")
+            transport.write(config.out, entry, markdown(entry))
     return entry
 
 

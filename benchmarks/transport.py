@@ -54,17 +54,9 @@ class Config(NamedTuple):
     out: str | None = None
 
 
-def make_problem(config: Config) -> _problems.Problem:
-    """The random problems of a case."""
-    return _problems.random(
-        source=config.source,
-        target=config.target,
-        batch=config.batch,
-        faculty=config.faculty,
-        spread=config.spread,
-        epsilon_ratio=config.epsilon_ratio,
-        seed=config.seed,
-    )
+def case_of(config: Config) -> _suites.Case:
+    """The case that the settings describe."""
+    return _suites.Case(*(getattr(config, name) for name in _suites.Case._fields))
 
 
 def _costs(answer: _answers.Answer) -> np.ndarray | None:
@@ -143,7 +135,7 @@ def measure_case(config: Config) -> dict[str, Any]:
     """
     for peer in config.peers:
         checks.choice("peers", peer, _suites.ALL)
-    problem = make_problem(config)
+    problem = case_of(config).problem(config.seed)
     reference = _problems.reference_costs(problem.few(config.subsample).exact())
     settings = _answers.Settings(
         config.threshold,
@@ -223,17 +215,13 @@ def markdown(entry: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *map(_case_text, entry["cases"])])
 
 
-def _write(out: str | None, entry: Mapping[str, Any]) -> None:
-    """JSON as asked, and Markdown beside it."""
+def write(out: str | None, entry: Mapping[str, Any], page: str) -> None:
+    """A record as JSON where asked, and its page as Markdown beside it."""
     if out is None:
         return
     reports.write_json(out, entry)
     with files.replacing(pathlib.Path(out).with_suffix(".md")) as temporary:
-        temporary.write_text(markdown(entry), encoding="utf-8")
-
-
-def _title(config: Config) -> str:
-    return _suites.Case(*(getattr(config, name) for name in _suites.Case._fields)).title
+        temporary.write_text(page, encoding="utf-8")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -245,7 +233,7 @@ def run(config: Config) -> dict[str, Any]:
         InputError: If a peer is unknown, or ours alone exceeds the budget.
     """
     config = config._replace(subsample=min(config.subsample, config.batch))
-    case = {"title": _title(config), **measure_case(config)}
+    case = {"title": case_of(config).title, **measure_case(config)}
     checks.require(
         "ours" not in case["left_out"],
         f"`budget` of {config.budget:g} seconds is too small for these problems; raise it.",
@@ -258,7 +246,7 @@ def run(config: Config) -> dict[str, Any]:
         "matmul_gflops": case["gflops"]["square"],
     }
     print(_case_text(case))
-    _write(config.out, {**entry, "cases": [case]})
+    write(config.out, entry, markdown({**entry, "cases": [case]}))
     return entry
 
 
@@ -287,11 +275,11 @@ def run_suite(config: Config) -> dict[str, Any]:
         one = one._replace(subsample=min(one.subsample, one.batch), detail=True)
         entry["cases"].append({"title": case.title, "settings": one._asdict(), **measure_case(one)})
         print(_case_text(entry["cases"][-1]), flush=True)
-        _write(config.out, entry)
+        write(config.out, entry, markdown(entry))
     if config.suite == "claims":
         entry["claims"] = _suites.verdicts(entry["cases"])
         print(reports.table(entry["claims"]))
-        _write(config.out, entry)
+        write(config.out, entry, markdown(entry))
     return entry
 
 

@@ -1,5 +1,6 @@
 """What a student may be taught by: every objective with what it is made of, and its own weight."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _student, _task
+from experiments import _run, _student, _task
 from fdjax import checks, costs, objectives, selection
 from fdjax.objectives import Objective
 from fdjax.types import Outputs
@@ -90,30 +91,57 @@ def _observations(lesson: Lesson) -> dict[str, Any]:
 
 
 def _beliefs(lesson: Lesson) -> dict[str, Any]:
-    # A teacher of one label that costs the same to every class has nothing to say.
-    silence = jnp.zeros((1, lesson.school.task.num_classes))
-    return {"cost": silence, "log_beliefs": lesson.school.log_beliefs(lesson.seed)}
+    # A teacher of one label has nothing to say.
+    silence = jnp.ones((1, len(lesson.school.task.train), 1))
+    return {
+        "probabilities": silence,
+        "labels": jnp.asarray(lesson.school.task.train.labels),
+        "log_beliefs": lesson.school.log_beliefs(lesson.seed),
+    }
 
 
 GOALS: dict[str, Goal] = {
     "cross_entropy": Goal(objectives.cross_entropy, _nothing, 0.0, "nobody"),
-    "pseudo_labels": Goal(objectives.pseudo_labels, _nothing, 1.0, "nobody"),
-    "beliefs": Goal(objectives.reference, _beliefs, 1.0, "nobody"),
+    "pseudo_labels": Goal(objectives.pseudo_labels, _nothing, 0.3, "nobody"),
+    "beliefs": Goal(objectives.trusted_reference, _beliefs, 1.0, "nobody"),
     "reference": Goal(objectives.trusted_reference, _observations, 1.0, "together"),
     "transport": Goal(objectives.transport, _cost, 0.1, "summed", {"epsilon": 0.1}),
-    "projected_kl": Goal(objectives.projected_kl, _cost, 1.0, "summed"),
+    "projected_kl": Goal(objectives.projected_kl, _cost, 0.3, "summed"),
     "kd": Goal(objectives.kd, _nothing, 1.0, "namesake"),
-    "uld": Goal(objectives.uld, _nothing, 1.5, "one"),
-    "extra_head": Goal(objectives.extra_head, _nothing, 1.0, "one"),
+    "uld": Goal(objectives.uld, _nothing, 0.1, "one"),
+    "extra_head": Goal(objectives.extra_head, _nothing, 3.0, "one"),
     "feature_matching": Goal(objectives.feature_matching, _nothing, 0.1, "one"),
-    "refilled_relations": Goal(objectives.refilled_relations, _nothing, 1000.0, "one"),
+    "refilled_relations": Goal(objectives.refilled_relations, _nothing, 10.0, "one"),
     "refilled_classifier": Goal(objectives.refilled_classifier, _centres, 100.0, "one"),
-    "gkd_classifier": Goal(objectives.gkd_classifier, _centres, 1.0, "one"),
+    "gkd_classifier": Goal(objectives.gkd_classifier, _centres, 10.0, "one"),
 }
 """Every objective by name, and `beliefs`: those of `reference` without a teacher.
 
-Weights are the papers' where they give one. `feature_matching` depends on the scale of features.
+Weights are those with the largest gain from the chosen teacher on the tuning tasks of
+experiments/README.md; `feature_matching` depends on the scale of features.
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig(_student.BudgetConfig):
+    """Flags of every experiment whose students minimise one objective."""
+
+    objective: str = _run.flag(
+        "transport",
+        f"What is minimised beside cross-entropy: {', '.join(GOALS)}; with settings as "
+        "name:setting=value:setting=value.",
+    )
+    weight: float | None = _run.flag(
+        None, "Weight of that term; the objective's own if not given.", low=0.0
+    )
+    temperature: float | None = _run.flag(
+        None, "Softening of the predictions; the objective's own if not given.", low=1e-3
+    )
+    epsilon: float | None = _run.flag(
+        None,
+        "Entropic regularisation, in nats of the cost; the objective's own if not given.",
+        low=1e-3,
+    )
 
 
 class Choice(NamedTuple):
@@ -171,6 +199,16 @@ def parse(text: str, **overrides: Any) -> Choice:
     weight = settings.get("weight", 0.0)
     checks.require(weight >= 0, f"`weight` must be >= 0, got {weight}.")
     return Choice(text, name, settings)
+
+
+def chosen(config: ObjectiveConfig) -> Choice:
+    """The goal that a config's flags describe; see `parse`."""
+    return parse(
+        config.objective,
+        weight=config.weight,
+        temperature=config.temperature,
+        epsilon=config.epsilon,
+    )
 
 
 def _value(text: str, value: str, default: Any) -> Any:

@@ -22,13 +22,25 @@ class TaskConfig:
         "digits", "TFDS name, the embedded digits, a file NAME.npz, or a folder of class folders."
     )
     data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
+    image_size: int = _run.flag(
+        0, "Side in pixels to which images are resized, for speed; 0 leaves them.", low=0
+    )
     classes: tuple[str, ...] = _run.flag((), "Classes of the task; a random half if empty.")
     shots: int = _run.flag(10, "Labelled images of each class.", low=1)
     unlabelled: int = _run.flag(-1, "Unlabelled images; -1 for all there are.", low=-1)
+    mixed: int = _run.flag(
+        0, "Images mixed from pairs of labelled ones, to be added as unlabelled ones.", low=0
+    )
     cost: Literal["predictions", "centres"] = _run.flag(
         "predictions", "Ground cost, of the transport score and of the distillation alike."
     )
     seed: int = _run.flag(0, "Seed of classes, labelled images and students.", low=0)
+
+
+def load(dataset: str, data_dir: str | None, image_size: int) -> data.Task:
+    """A data set, resized where a size is given."""
+    task = data.load(dataset, data_dir=data_dir)
+    return data.resize(task, image_size) if image_size else task
 
 
 HALVES_SEED = 960402
@@ -64,10 +76,10 @@ def target(config: TaskConfig, *, judge: Judge = "test") -> data.Task:
     Args:
         config: Names the data set, its classes and the numbers of images.
         judge: Which images stand in the task's test part: the data set's test images or, so
-            that settings can be chosen without them, the unlabelled training images with
-            their labels.
+            that settings can be chosen without them, all training images of which the task
+            has no label, with their labels.
     """
-    _, whole = halves(data.load(config.dataset, data_dir=config.data_dir))
+    _, whole = halves(load(config.dataset, config.data_dir, config.image_size))
     checks.require(
         len(config.classes) != 1,
         "--classes names one class only; name two or more, or none for half.",
@@ -75,23 +87,26 @@ def target(config: TaskConfig, *, judge: Judge = "test") -> data.Task:
     whole = data.restrict(whole, config.classes or half_of_the_classes(whole, config.seed))
     unlabelled = None if config.unlabelled < 0 else config.unlabelled
     task = data.few_shot(whole, config.shots, seed=config.seed, unlabelled=unlabelled)
-    if judge == "test":
-        return task
-    rest = task.train.labels < 0
-    checks.require(
-        bool(rest.any()), "there is no unlabelled image to judge by; raise --unlabelled."
-    )
+    if config.mixed:
+        task = data.mix(task, config.mixed, seed=config.seed)
+    if judge == "unlabelled":
+        task = dataclasses.replace(task, test=_without_labels(whole, config))
+    return task
+
+
+def _without_labels(whole: data.Task, config: TaskConfig) -> data.Split:
+    """All training images of which a config's task has no label, with their labels."""
     # Images that are the numbers of their rows tell which rows were drawn.
     rows = np.arange(len(whole.train), dtype=np.float32).reshape(-1, 1, 1, 1)
     numbered = data.Split(rows, whole.train.labels)
-    drawn = data.few_shot(
-        data.Task(whole.name, numbered, numbered, whole.class_names),
-        config.shots,
-        seed=config.seed,
-        unlabelled=unlabelled,
+    numbered_task = data.Task(whole.name, numbered, numbered, whole.class_names)
+    drawn = data.few_shot(numbered_task, config.shots, seed=config.seed).train
+    hidden = drawn.rows(np.flatnonzero(drawn.labels < 0)).images.reshape(-1).astype(int)
+    checks.require(
+        hidden.size > 0,
+        "every training image has a label, none is left to judge by; lower --shots.",
     )
-    hidden = drawn.train.images[rest].reshape(-1).astype(int)
-    return dataclasses.replace(task, test=whole.train.rows(hidden))
+    return whole.train.rows(hidden)
 
 
 class Observed(NamedTuple):

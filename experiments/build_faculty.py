@@ -29,6 +29,9 @@ class Config:
         ("digits",), "Data sets: TFDS names, digits, NAME.npz files or folders of class folders."
     )
     data_dir: str | None = _run.flag(None, "Where TFDS keeps its data.")
+    image_size: int = _run.flag(
+        0, "Side in pixels to which images are resized, for speed; 0 leaves them.", low=0
+    )
     num_teachers: int = _run.flag(12, "Teachers of each data set.", low=1, high=100_000)
     classes_per_teacher: tuple[int, ...] = _run.flag(
         (),
@@ -89,7 +92,8 @@ def run(config: Config) -> dict[str, Any]:
     record = _run.Run(config)
     for architecture in config.architectures:
         checks.choice("architectures", architecture, models.MODELS)
-    tasks = [_task.halves(data.load(name, data_dir=config.data_dir))[0] for name in config.datasets]
+    loaded = [_task.load(name, config.data_dir, config.image_size) for name in config.datasets]
+    tasks = [_task.halves(task)[0] for task in loaded]
     plans = [(task, teacher) for task in tasks for teacher in plan(task, config)]
     faculty.create(config.root)
     known = {card.name for card in faculty.cards(config.root)}

@@ -19,13 +19,12 @@ from the chosen one, and how many of the four do harm: reference +2.5, +4.8, 0; 
 """
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _goals, _ledger, _run, _student, _task
+from experiments import _cohort, _goals, _ledger, _run, _student, _task
 from fdjax import checks, data, faculty, objectives, reports
 
 ALONE, NOBODY, MIXTURE = "alone", "(none)", "(mixture)"
@@ -47,10 +46,10 @@ class Config(_student.BudgetConfig):
     root: str = _run.flag("runs/faculty", "Folder of the faculty.")
     tasks: tuple[str, ...] = _run.flag(
         (),
-        "Tasks, each a data set or DATASET:CLASS+CLASS; if empty, draws of --dataset: a random "
-        "half of its classes (or --classes) and labelled images, with a seed for each.",
+        "Tasks: DATASET:CLASS+CLASS is one task, DATASET alone makes --num_tasks draws of a "
+        "random half of its classes and of labelled images; if empty, draws of --dataset.",
     )
-    num_tasks: int = _run.flag(3, "How many draws, where --tasks is empty.", low=1)
+    num_tasks: int = _run.flag(3, "Draws of each data set whose classes are not named.", low=1)
     teachers: tuple[str, ...] = _run.flag((), "Names of teachers; the whole faculty if empty.")
     objectives: tuple[str, ...] = _run.flag(
         DEFAULT,
@@ -124,21 +123,26 @@ def task_configs(config: Config) -> dict[str, Config]:
     """Config of each task by the task's name.
 
     Raises:
-        InputError: If a task stands twice, or classes are named in two places.
+        InputError: If two tasks have one name, or classes are named in two places.
     """
-    if not config.tasks:
-        seeds = range(config.seed, config.seed + config.num_tasks)
-        stem = Path(config.dataset).stem
-        return {f"{stem}@{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
     checks.require(
-        not config.classes, "--classes goes with --dataset; name those of --tasks after a colon."
+        not (config.tasks and config.classes),
+        "--classes goes with --dataset; name those of --tasks after a colon.",
     )
     found: dict[str, Config] = {}
-    for text in config.tasks:
-        checks.require(text not in found, f"--tasks names {text!r} twice; name each once.")
+    for text in config.tasks or (config.dataset,):
         dataset, _, classes = text.partition(":")
-        named = tuple(classes.split("+")) if classes else ()
-        found[text] = dataclasses.replace(config, dataset=dataset, classes=named)
+        stem, one = Path(dataset).stem, dataclasses.replace(config, dataset=dataset)
+        if classes:
+            named = {
+                f"{stem}:{classes}": dataclasses.replace(one, classes=tuple(classes.split("+")))
+            }
+        else:
+            seeds = range(config.seed, config.seed + config.num_tasks)
+            named = {f"{stem}@{seed}": dataclasses.replace(one, seed=seed) for seed in seeds}
+        for name in named:
+            checks.require(name not in found, f"--tasks names {name!r} twice; name each once.")
+        found |= named
     return found
 
 
@@ -175,24 +179,20 @@ def train(
     if not waiting:
         return
 
-    def made(job: Job) -> Any:
+    def pupil(job: Job) -> _cohort.Pupil:
         shares = {} if job.teacher == NOBODY else {job.teacher: 1.0}
         if job.teacher == MIXTURE:
             shares = _goals.mixture(place.scores, place.seen.names, config.mixture)
-        lesson = _goals.Lesson(place.school, place.seen, config.cost, shares, job.seed)
-        return _goals.make(choice, lesson)
+        return _cohort.Pupil(choice, shares, job.seed)
 
-    school = place.school.minimising(made(waiting[0])[0])
-
-    def accuracy(job: Job) -> float:
-        objective, teacher = made(job)
-        state, _ = school.teach_one(job.seed, teacher, objective, progress=False)
-        value = school.accuracy(state.variables)
-        ledger.add(job, value)
-        return value
-
-    name = f"{place.name} {choice.text}"
-    _student.side_by_side([functools.partial(accuracy, job) for job in waiting], name)
+    _cohort.accuracies(
+        place.school,
+        place.seen,
+        config.cost,
+        [pupil(job) for job in waiting],
+        f"{place.name} {choice.text}",
+        lambda number, accuracy: ledger.add(waiting[number], accuracy),
+    )
 
 
 def run(config: Config) -> dict[str, Any]:

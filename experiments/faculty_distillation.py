@@ -14,20 +14,23 @@ digits and is the best of the twelve.
 """
 
 import dataclasses
-import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments import _run, _student, _task, build_faculty
-from fdjax import data, objectives, reports, scores
+from experiments import _cohort, _goals, _run, _student, _task, build_faculty
+from fdjax import checks, data, objectives, reports, scores
 
 Choice = Literal["transport", "leep", "nce", "logme", "knn", "source_accuracy", "size", "random"]
 
 
+ALONE, MIXTURE = "(alone)", "(mixture)"
+
+
 @dataclasses.dataclass(frozen=True)
-class Config(_student.StudentConfig):
+class Config(_goals.ObjectiveConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/faculty_distillation", "Folder of results and report.")
@@ -36,6 +39,9 @@ class Config(_student.StudentConfig):
     )
     num_teachers: int = _run.flag(12, "Teachers to build where no --root is given.", low=1)
     score: Choice = _run.flag("transport", "Score by which the teacher is chosen.")
+    mixture: int = _run.flag(
+        3, "Leading teachers that also teach together where the objective can; 1 for none.", low=1
+    )
     seeds: int = _run.flag(3, "Students of each kind, from different seeds.", low=1)
     every_teacher: bool = _run.flag(True, "Whether a student is taught by every teacher.")
 
@@ -44,12 +50,13 @@ def faculty_root(config: Config, record: _run.Run) -> str:
     """The given faculty, or one built on the data set of the task."""
     if config.root is not None:
         return config.root
-    stem = Path(config.dataset).stem
+    stem = Path(config.dataset).stem + (f"-{config.image_size}px" if config.image_size else "")
     built = build_faculty.Config(
         workdir=str(record.workdir / "faculty"),
         root=str(record.workdir.parent / f"faculty-{stem}-{config.num_teachers}-{config.seed}"),
         datasets=(config.dataset,),
         data_dir=config.data_dir,
+        image_size=config.image_size,
         num_teachers=config.num_teachers,
         seed=config.seed,
     )
@@ -61,6 +68,11 @@ def run(config: Config) -> dict[str, Any]:
     """The whole job; returns what results.json holds."""
     record = _run.Run(config)
     _student.check(config)
+    choice = _goals.chosen(config)
+    checks.require(
+        choice.goal.hears != "nobody",
+        f"the objective `{choice.name}` hears no teacher; choose one that does.",
+    )
     task = _task.target(config)
     with record.stage("build"):
         root = faculty_root(config, record)
@@ -71,8 +83,12 @@ def run(config: Config) -> dict[str, Any]:
     ranking = _task.rank(values[config.score], seen.names)
     chosen = ranking[0]
     random_teacher = seen.names[np.random.default_rng([config.seed, 2]).integers(len(seen.names))]
+    taught = seen.names if config.every_teacher else tuple(dict.fromkeys([chosen, random_teacher]))
+    mixture = {}
+    if config.mixture > 1 and len(seen.names) > 1 and choice.goal.hears in ("summed", "together"):
+        mixture = _goals.mixture(values[config.score], seen.names, config.mixture)
     with record.stage("distil"):
-        achieved = distil(config, task, seen, [chosen, random_teacher])
+        achieved = distil(config, choice, task, seen, taught, mixture)
     results = {
         "chosen": chosen,
         "random_teacher": random_teacher,
@@ -87,8 +103,10 @@ def run(config: Config) -> dict[str, Any]:
             "alone": achieved[ALONE],
             "random_teacher": achieved[random_teacher],
             "chosen_teacher": achieved[chosen],
-        },
-        "accuracy_by_teacher": {k: v for k, v in achieved.items() if k != ALONE},
+        }
+        | ({"mixture": achieved[MIXTURE]} if mixture else {}),
+        "mixture": mixture,
+        "accuracy_by_teacher": {name: achieved[name] for name in taught},
         "task": {
             "dataset": config.dataset,
             "classes": task.class_names,
@@ -106,34 +124,32 @@ ALONE = "(alone)"
 
 
 def distil(
-    config: Config, task: data.Task, seen: _task.Observed, names: list[str]
+    config: Config,
+    choice: _goals.Choice,
+    task: data.Task,
+    seen: _task.Observed,
+    names: Sequence[str],
+    mixture: Mapping[str, float],
 ) -> dict[str, list[float]]:
-    """Test accuracy over seeds of students alone and from teachers, all on one budget."""
-
-    def objective(name: str, weight: float) -> objectives.Objective:
-        cost = _task.cost(seen, task, name, config.cost)
-        term = objectives.transport(cost, temperature=config.temperature, epsilon=config.epsilon)
-        return objectives.weighted_sum((1.0, objectives.cross_entropy()), (weight, term))
-
-    taught = list(seen.names) if config.every_teacher else list(dict.fromkeys(names))
+    """Test accuracy over seeds of students alone, from teachers, and from several together."""
     school = _student.School(
-        task, config.student, _student.budget(config), objective(taught[0], config.weight)
+        task, config.student, _student.budget(config), objectives.cross_entropy()
     )
-
-    def accuracy(name: str, seed: int) -> float:
-        # The student alone is that of a teacher without weight: same program, same budget.
-        teacher, weight = (taught[0], 0.0) if name == ALONE else (name, config.weight)
-        goal = objective(teacher, weight)
-        state, _ = school.teach_one(seed, _task.teaching(seen, teacher), goal, progress=False)
-        return school.accuracy(state.variables)
-
+    # The student alone is that of a teacher without weight: same program, same budget.
+    silent = choice._replace(settings=choice.settings | {"weight": 0.0})
+    kinds = {ALONE: (silent, {names[0]: 1.0})} | {name: (choice, {name: 1.0}) for name in names}
     seeds = range(config.seed, config.seed + config.seeds)
-    jobs = [(name, seed) for name in (ALONE, *taught) for seed in seeds]
-    results = _student.side_by_side([functools.partial(accuracy, *job) for job in jobs], "students")
-    achieved: dict[str, list[float]] = {}
-    for (name, _), result in zip(jobs, results, strict=True):
-        achieved.setdefault(name, []).append(result)
-    return achieved
+
+    def accuracies(group: Mapping[str, tuple[_goals.Choice, Mapping[str, float]]]) -> list[float]:
+        pupils = [_cohort.Pupil(*kind, seed) for kind in group.values() for seed in seeds]
+        return _cohort.accuracies(school, seen, config.cost, pupils, "students")
+
+    achieved = accuracies(kinds)
+    if mixture:
+        kinds[MIXTURE] = (choice, mixture)
+        achieved += accuracies({MIXTURE: kinds[MIXTURE]})
+    rows = np.reshape(achieved, (len(kinds), config.seeds)).tolist()
+    return dict(zip(kinds, rows, strict=True))
 
 
 def report(
@@ -159,8 +175,8 @@ def report(
         {"student": kind, "teacher": teacher, "test accuracy": _student.mean_and_spread(values)}
         for (kind, values), teacher in zip(
             results["accuracy"].items(),
-            ("none", results["random_teacher"], results["chosen"]),
-            strict=True,
+            ("none", results["random_teacher"], results["chosen"], ", ".join(results["mixture"])),
+            strict=False,
         )
     ]
     reports.print_table(ranking, f"Teachers by {config.score} (higher is better)")

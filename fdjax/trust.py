@@ -33,7 +33,7 @@ def fit(
     log_updates: Float[Array, "teachers examples classes"],
     labels: Int[Array, " examples"],
     *,
-    penalty: float | Float[Array, ""] = 8.0,
+    penalty: float | Float[Array, ""] = 4.0,
     largest: float = 3.0,
 ) -> Trust:
     """Trust that makes the labels most likely, every teacher being useless until proven useful.

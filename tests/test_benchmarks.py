@@ -355,7 +355,7 @@ def test_reference_where_float64_scalings_underflow():
 
 
 def test_plain_iterations_meet_the_threshold_first():
-    problem = transport.make_problem(SMALL._replace(epsilon_ratio=0.1))
+    problem = transport.case_of(SMALL._replace(epsilon_ratio=0.1)).problem(0)
     count = _problems.plain_iterations(problem, 1e-3)
     assert count % 10 == 0
 
@@ -369,7 +369,7 @@ def test_plain_iterations_meet_the_threshold_first():
 
 def test_torch_agrees():
     pytest.importorskip("torch")
-    problem = transport.make_problem(SMALL)
+    problem = transport.case_of(SMALL).problem(0)
     answer = _peers.torch_log(problem, _answers.Settings(repeats=1))
     assert _answers.error(answer) < 1.1e-3
     expected = _problems.reference_costs(problem.exact())

@@ -109,10 +109,11 @@ def test_other_flags_or_another_faculty_are_refused(grid, flags, tmp_path):
         ({"objectives": ("uld", "uld")}, "names 'uld' twice"),
         ({"objectives": ("kd",)}, "`kd` is for one label space"),
         ({"teachers": ("nobody",)}, "--teachers"),
-        ({"tasks": ("digits", "digits")}, "--tasks names 'digits' twice"),
+        ({"tasks": ("digits", "digits")}, "--tasks names 'digits@0' twice"),
         ({"tasks": ("digits:1+2",), "classes": ("1", "2")}, "--classes goes with --dataset"),
         ({"tasks": ("digits:1+zero",)}, "zero"),
-        ({"unlabelled": 0}, "no unlabelled image"),
+        ({"mixed": -1}, "--mixed must lie in"),
+        ({"image_size": -1}, "--image_size must lie in"),
         ({"seeds": 0}, "--seeds must lie in"),
         ({"root": "nowhere"}, "no faculty"),
     ],
@@ -128,11 +129,12 @@ def test_tasks_are_draws_or_named(flags):
     config = compare.Config(**flags | {"num_tasks": 2, "seed": 3})
     found = compare.task_configs(config)
     assert {name: one.seed for name, one in found.items()} == {"toy@3": 3, "toy@4": 4}
-    config = compare.Config(**flags | {"tasks": ("digits", "a/b.npz:x+y")})
+    config = compare.Config(**flags | {"num_tasks": 2, "tasks": ("digits", "a/b.npz:x+y")})
     found = compare.task_configs(config)
-    assert {name: (one.dataset, one.classes) for name, one in found.items()} == {
-        "digits": ("digits", ()),
-        "a/b.npz:x+y": ("a/b.npz", ("x", "y")),
+    assert {name: (one.dataset, one.seed, one.classes) for name, one in found.items()} == {
+        "digits@0": ("digits", 0, ()),
+        "digits@1": ("digits", 1, ()),
+        "b:x+y": ("a/b.npz", 0, ("x", "y")),
     }
 
 

@@ -1,5 +1,7 @@
 """The user's own files: what is read, and the one sentence for everything that is wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +57,14 @@ def test_npz_comes_back_whole(saved):
     task = data.load(saved(class_groups=np.zeros(3)))
     assert task.name == "mine"
     assert task.digest == TASK.digest
+
+
+def test_npz_is_looked_for_in_the_data_dir_too(saved):
+    path = Path(saved())
+    found = data.load(path.name, data_dir=path.parent)
+    assert found.digest == TASK.digest
+    with pytest.raises(InputError, match=r"elsewhere\.npz"):
+        data.load("elsewhere.npz", data_dir=path.parent)
 
 
 def test_npz_grey_images_get_a_channel_and_labels_become_int32(saved):

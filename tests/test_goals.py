@@ -145,10 +145,9 @@ def test_a_school_finds_its_beliefs_once_for_each_seed(lesson):
 
 
 def test_unlabelled_images_can_stand_in_for_the_test_images(flags):
-    config = distil_student.Config(**flags | {"unlabelled": 20})
+    config = distil_student.Config(**flags)
     task, judged = _task.target(config), _task.target(config, judge="unlabelled")
-    rest = task.train.labels < 0
-    np.testing.assert_array_equal(judged.test.images, task.train.images[rest])
+    np.testing.assert_array_equal(judged.test.images, task.train.images[task.train.labels < 0])
     np.testing.assert_array_equal(judged.train.labels, task.train.labels)
     whole = data.restrict(data.load(config.dataset), task.class_names)
     label = {
@@ -156,8 +155,15 @@ def test_unlabelled_images_can_stand_in_for_the_test_images(flags):
         for image, label in zip(whole.train.images, whole.train.labels, strict=True)
     }
     assert [label[image.tobytes()] for image in judged.test.images] == judged.test.labels.tolist()
-    with pytest.raises(checks.InputError, match="no unlabelled image to judge by"):
-        _task.target(dataclasses.replace(config, unlabelled=0), judge="unlabelled")
+
+
+def test_images_that_are_not_used_judge_as_well(flags):
+    config = distil_student.Config(**flags)
+    none = dataclasses.replace(config, unlabelled=0, mixed=7)
+    judged = _task.target(none, judge="unlabelled")
+    every = _task.target(config, judge="unlabelled")
+    np.testing.assert_array_equal(judged.test.images, every.test.images)
+    assert (judged.train.labels < 0).sum() == 7
 
 
 def test_teachers_are_asked_by_name(flags, lesson):

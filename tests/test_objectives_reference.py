@@ -129,6 +129,16 @@ def test_trust_follows_from_the_labels():
     assert nobody.weight == 0.0 and nobody.trust.teachers[0] == 0.0
 
 
+def test_parts_can_be_switched_off():
+    good = jax.nn.softmax(worlds.teacher_outputs().logits)
+    logits = jnp.log(good)
+    equal = state_of(trusted(good[None], fitted=False), logits)
+    assert float(equal.trust.belief) == 1.0 and equal.trust.teachers.tolist() == [1.0]
+    own = state_of(trusted(good[None], own=True), logits)
+    assert own.log_beliefs is None
+    assert own.trust == state_of(trusted(good[None]), logits).trust
+
+
 def test_a_trusted_teacher_helps_and_one_step_serves_all():
     signal = worlds.teacher_outputs()
     good = trusted(jax.nn.softmax(signal.logits)[None], penalty=2.0)

@@ -213,6 +213,15 @@ def test_warm_start_needs_fewer_iterations():
     np.testing.assert_allclose(again.transport_cost, first.transport_cost, rtol=1e-4)
 
 
+def test_a_constant_in_the_start_costs_no_digits():
+    cost, a, b = problem()
+    cold = transport.solve(cost, a, b, epsilon=0.02, threshold=1e-5)
+    far = (cold.source_potential + 200.0, cold.target_potential - 200.0)  # 10,000 epsilon
+    warm = transport.solve(cost, a, b, epsilon=0.02, threshold=1e-5, initial=far)
+    assert warm.converged.all()
+    np.testing.assert_allclose(warm.transport_cost, cold.transport_cost, rtol=1e-4)
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 1.0]), st.floats(0.5, 4.0))
 def test_symmetry_permutation_shift_and_bounds(seed, epsilon, spread):

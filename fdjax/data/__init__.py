@@ -1,7 +1,9 @@
 """Tasks to learn from: found, cut to size, and dealt out in batches."""
 
 from fdjax.data.batching import batches, order
+from fdjax.data.mixing import mix
 from fdjax.data.preprocessing import Preprocessing, augment, native_preprocessing, preprocess
+from fdjax.data.resizing import resize
 from fdjax.data.sources import load
 from fdjax.data.tasks import Split, Task, digest, few_shot, restrict, split, synthetic
 
@@ -14,9 +16,11 @@ __all__ = [
     "digest",
     "few_shot",
     "load",
+    "mix",
     "native_preprocessing",
     "order",
     "preprocess",
+    "resize",
     "restrict",
     "split",
     "synthetic",

@@ -21,7 +21,8 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Task:
 
     * `digits`: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, whose values 0..16 are
       stretched to 0..255; prepared in `data_dir` at the first call, without a network.
-    * a path that ends in `.npz`: see `files.read_arrays`.
+    * a path that ends in `.npz`, as it stands or else within `data_dir`: see
+      `files.read_arrays`.
     * a name of tensorflow-datasets, such as `mnist` or `cmaterdb/bangla`, prepared in
       `data_dir` beforehand: see `records.read_builder`. It wins over a folder of the same
       name; write `mnist/` for the folder.
@@ -30,7 +31,7 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Task:
     Args:
         name: What to load.
         data_dir: Where tensorflow-datasets keeps its data; by default $TFDS_DATA_DIR or
-            ~/tensorflow_datasets. Not used for the user's own files.
+            ~/tensorflow_datasets.
 
     Raises:
         InputError: If there is no such data set, it is not prepared, or a file is faulty;
@@ -42,7 +43,8 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Task:
         return records.read_digits(data_dir)
     path = Path(name).expanduser()
     if path.suffix == ".npz":
-        return files.read_arrays(path)
+        within = data_dir / path
+        return files.read_arrays(within if within.exists() and not path.exists() else path)
     if path.is_absolute() or name.startswith(".") or name.endswith("/"):
         return files.read_folder(path)
     builder = records.find_builder(name, data_dir)

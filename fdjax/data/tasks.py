@@ -188,7 +188,7 @@ def few_shot(task: Task, shots: int, *, seed: int, unlabelled: int | None = None
             f"`shots` is {shots}, but class {name!r} of task {task.name!r} has only {len(rows)} "
             "labelled train images; lower `shots` or restrict the task.",
         )
-        chosen.append(np.sort(_generator(seed, "shots", label).permutation(rows)[:shots]))
+        chosen.append(np.sort(generator(seed, "shots", label).permutation(rows)[:shots]))
     labelled = np.concatenate(chosen)
     rest = np.setdiff1d(np.arange(len(labels)), labelled)
     if unlabelled is not None:
@@ -197,7 +197,7 @@ def few_shot(task: Task, shots: int, *, seed: int, unlabelled: int | None = None
             f"`unlabelled` must lie in [0, {len(rest)}], the train images of task {task.name!r} "
             f"that are left after {shots} shots, got {unlabelled}.",
         )
-        rest = np.sort(_generator(seed, "rest").permutation(rest)[:unlabelled])
+        rest = np.sort(generator(seed, "rest").permutation(rest)[:unlabelled])
     new_labels = np.concatenate([labels[labelled], np.full(len(rest), UNLABELLED, np.int32)])
     images = task.train.images[np.concatenate([labelled, rest])]
     return dataclasses.replace(task, train=Split(images, new_labels))
@@ -223,7 +223,7 @@ def split(part: Split, fraction: float, *, seed: int) -> tuple[Split, Split]:
         if len(rows) > 1:
             count = min(max(count, 1), len(rows) - 1)
         # Unlabelled is -1 and a key is not negative.
-        first[_generator(seed, "part", int(label) + 1).permutation(rows)[:count]] = True
+        first[generator(seed, "part", int(label) + 1).permutation(rows)[:count]] = True
     checks.require(
         bool(first.any()) and not bool(first.all()),
         f"`part` has {len(part)} images, too few to divide at `fraction` {fraction}.",
@@ -259,13 +259,13 @@ def synthetic(
         A task with uint8 images; the classes take turns.
     """
     size = (num_classes, -(-height // 2), -(-width // 2), channels)
-    coarse = _generator(seed, "patterns").random(size)
+    coarse = generator(seed, "patterns").random(size)
     # Patches of 2 x 2 equal pixels survive pooling and small shifts.
     patterns = coarse.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
 
     def draw(per_class: int, item: int) -> Split:
         labels = np.tile(np.arange(num_classes, dtype=np.int32), per_class)
-        grain = _generator(seed, "noise", item).standard_normal((len(labels), *patterns.shape[1:]))
+        grain = generator(seed, "noise", item).standard_normal((len(labels), *patterns.shape[1:]))
         brightness = np.clip(patterns[labels] + noise * grain, 0, 1)
         return Split(np.rint(255 * brightness).astype(np.uint8), labels)
 
@@ -304,7 +304,8 @@ def check_seed(seed: int) -> None:
     checks.require(0 <= seed < 2**64, f"`seed` must lie in [0, 2**64), got {seed}.")
 
 
-def _generator(seed: int, use: str, item: int = 0) -> np.random.Generator:
+def generator(seed: int, use: str, item: int = 0) -> np.random.Generator:
+    """Random numbers of their own for each seed, use and item."""
     return np.random.Generator(philox(seed, use, item))
 
 

@@ -141,14 +141,21 @@ def trusted_reference(
     log_beliefs: Float[Array, "examples student_classes"],
     *,
     smoothing: float = 1.0,
-    penalty: float = 8.0,
+    penalty: float = 4.0,
+    fitted: bool = True,
+    own: bool = False,
     form: losses.Form = "hard",
-    gate: losses.Gate = "none",
-    level: float = 0.75,
+    gate: losses.Gate = "threshold",
+    level: float = 0.35,
     labelled: bool = False,
     only_trusted: bool = False,
 ) -> Objective:
     """Reference transport with cost and trust from the labelled examples, the others taught.
+
+    Trust calibrates the pool of belief and evidence on the labels; the gate then leaves alone the
+    examples of which the pool is not sure, and with them the tasks of which neither student nor
+    teachers know enough to teach. `penalty`, `form`, `gate` and `level` were chosen on the tuning
+    tasks of experiments/README.md.
 
     Args:
         probabilities: What each teacher says of each example of the data.
@@ -157,6 +164,9 @@ def trusted_reference(
             labelled example from students that did not see its label, as `crossfit` makes them.
         smoothing: As for `costs.from_predictions`.
         penalty: As for `trust.fit`.
+        fitted: Whether trust follows from the labels; every exponent is one if not.
+        own: Whether the reference is the student's own belief at each step, as for `reference`
+            without `log_beliefs`; those given then only tell how far to trust the teachers.
         form: As for `reference`.
         gate: As for `reference`.
         level: As for `reference`.
@@ -181,9 +191,11 @@ def trusted_reference(
     cost, trust, log_prior = _read(
         probabilities[:, known], labels[known], log_beliefs[known], smoothing, penalty
     )
+    if not fitted:
+        trust = jax.tree.map(jnp.ones_like, trust)
     return reference(
         cost,
-        log_beliefs=log_beliefs,
+        log_beliefs=None if own else log_beliefs,
         trust=trust,
         log_prior=log_prior,
         form=form,

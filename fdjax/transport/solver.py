@@ -33,8 +33,8 @@ class Solution(NamedTuple):
             of the mass (the target marginal is met exactly).
         converged: Whether `marginal_error` is below the threshold. False, with costs of NaN,
             where source and target differ in mass.
-        iterations: Sinkhorn iterations until the example was done, a multiple of ten (unless
-            `max_iterations` is none).
+        iterations: Sinkhorn iterations until the example was done, in both domains together; a
+            multiple of ten (unless `max_iterations` is none).
         log_domain: Whether the example was solved in the log domain; see `solve`.
     """
 
@@ -86,6 +86,8 @@ def _solve_again(
         a, b, f = (blocks[teacher, :, example][..., None] for blocks in (source, target, start))
         a, b = (jnp.where(real[:, None, None], mass, 0.0) for mass in (a, b))
         found = absorption.solve(cost[teacher], a, b, f, **settings)
+        before = solved.iterations[teacher, example][:, None]
+        found = found._replace(iterations=before + found.iterations)
         teacher = jnp.where(real, teacher, teachers)
 
         def put(blocks: Array, value: Array) -> Array:
@@ -240,6 +242,8 @@ def solve_relative(
         # A label that had no mass before has no potential: it starts as in a cold solve.
         start = columns(initial[0]) / epsilon - log(a)
         start = jnp.where((a > 0) & jnp.isfinite(start), start, 0.0)
+        # A constant that f has and g lacks changes no plan, but far from zero it costs digits.
+        start = start - jnp.sum(a * start, axis=-2, keepdims=True)
     solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
     f, g, sharp, regularised, error, iterations, log_domain = (
