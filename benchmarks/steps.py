@@ -8,9 +8,8 @@ The first row is plain distillation, with a teacher of the student's own 20 labe
 time as a multiple of it. Steps are timed in turns. About a minute on two cores.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,7 @@ from fdjax.types import Batch, Outputs
 COLUMNS = ("objective", "ratio", "milliseconds", "teachers", "teacher labels", "compile_seconds")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """Sizes of the step."""
 
     batch: int = 128
@@ -128,7 +126,7 @@ def run(config: Config) -> dict[str, Any]:
             )
         ]
     )
-    entry = {**_timing.surroundings(), "settings": dataclasses.asdict(config), "rows": table}
+    entry = {**_timing.surroundings(), "settings": config._asdict(), "rows": table}
     print(reports.table(table, columns=COLUMNS))
     if config.out is not None:
         reports.write_json(config.out, entry)
@@ -137,18 +135,17 @@ def run(config: Config) -> dict[str, Any]:
 
 def define_flags() -> None:
     """Defines the flags; called from the command line only, so that importing changes nothing."""
-    for field in dataclasses.fields(Config):
-        if field.name == "out":
-            flags.DEFINE_string("out", None, "JSON file to write.")
-        else:
-            text = f"{field.name.replace('_', ' ').capitalize()}, see the module."
-            flags.DEFINE_integer(field.name, field.default, text, lower_bound=1)
+    for name, size in Config._field_defaults.items():
+        if name != "out":
+            text = f"{name.replace('_', ' ').capitalize()}; see the first lines of the module."
+            flags.DEFINE_integer(name, size, text, lower_bound=1)
+    flags.DEFINE_string("out", None, "JSON file to write.")
 
 
 def main(_: list[str]) -> None:
     """Runs the benchmark with the flags' values."""
-    names = [field.name for field in dataclasses.fields(Config)]
-    run(Config(**{name: flags.FLAGS[name].value for name in names}))
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in Config._fields}
+    run(Config(**values))
 
 
 if __name__ == "__main__":

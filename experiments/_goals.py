@@ -127,7 +127,7 @@ class ObjectiveConfig(_student.BudgetConfig):
     """Flags of every experiment whose students minimise one objective."""
 
     objective: str = _run.flag(
-        "transport",
+        "reference",
         f"What is minimised beside cross-entropy: {', '.join(GOALS)}; with settings as "
         "name:setting=value:setting=value.",
     )

@@ -18,9 +18,10 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
-from experiments import _run, _task
-from fdjax import checks, crossfit, data, metrics, models, objectives, training
-from fdjax.types import Batch, Outputs, Variables
+from experiments import _run, _task, _validation
+from fdjax import checks, crossfit, data, faculty, metrics, models, objectives, training
+from fdjax.faculty.cards import preprocessing_of
+from fdjax.types import Batch, Variables
 
 # Students that share out the labels among them for `School.log_beliefs`.
 _FOLDS = 5
@@ -37,20 +38,11 @@ class BudgetConfig(_task.TaskConfig):
     learning_rate: float = _run.flag(2e-3, "Of Adam, at the start of a half cosine.", low=0.0)
 
 
-@dataclasses.dataclass(frozen=True)
-class StudentConfig(BudgetConfig):
-    """Flags of an experiment whose students learn by transport."""
-
-    weight: float = _run.flag(0.1, "Weight of the teacher's term beside cross-entropy.", low=0.0)
-    temperature: float = _run.flag(1.0, "Softening of both predictions.", low=1e-3)
-    epsilon: float = _run.flag(0.1, "Entropic regularisation, in nats of the cost.", low=1e-3)
-
-
 def check(config: BudgetConfig) -> None:
     """Refuses what could only fail later, before anything is computed."""
     checks.choice("--student", config.student, models.MODELS)
     checks.require(
-        config.labelled < config.batch_size or config.unlabelled == 0,
+        config.labelled < config.batch_size or config.unlabelled == config.mixed == 0,
         f"--labelled={config.labelled} leaves no unlabelled image in a batch of "
         f"{config.batch_size}; lower it or raise --batch_size.",
     )
@@ -88,6 +80,7 @@ class School:
         objective: objectives.Objective,
         *,
         teach: training.Teach = training.observed,
+        augment: training.Augment | None = None,
     ):
         """Preprocesses the images and makes the step.
 
@@ -97,29 +90,92 @@ class School:
             budget: Of every student.
             objective: What a student minimises.
             teach: As for `training.make_step`.
+            augment: As for `training.make_step`; it meets the images as preprocessed for the
+                student. Beliefs are of the unchanged images.
         """
-        self.task, self.budget, self.objective, self.teach = task, budget, objective, teach
-        self.model = models.create(architecture, task.num_classes)
-        settings = data.native_preprocessing(task)
-        self.train = data.Split(data.preprocess(task.train.images, settings), task.train.labels)
-        self.test = data.Split(data.preprocess(task.test.images, settings), task.test.labels)
-        self.image_shape = self.train.images.shape[1:]
+        self.task, self.budget, self.objective = task, budget, objective
+        self.teach, self.augment = teach, augment
         # A fixed share only where there are unlabelled images too.
-        self.labelled_a_step = budget.labelled if (self.train.labels < 0).any() else None
+        self.labelled_a_step = budget.labelled if (task.train.labels < 0).any() else None
         schedule = optax.cosine_decay_schedule(budget.learning_rate, budget.steps)
         self.optimiser = optax.adam(schedule)
+        self._see(data.native_preprocessing(task))
+        self.model = models.create(architecture, task.num_classes)
         self.student = models.trainable(self.model)
         self.network = models.frozen(self.model)
         self.fresh = functools.partial(models.initialise, self.model, image_shape=self.image_shape)
-        self.step = training.make_step(self.student, teach, objective, self.optimiser)
+        self.step = self._new_step()
         self._log_beliefs: dict[int, jax.Array] = {}
+        self._fine_tuners: dict[nn.Module, School] = {}
         self._one_at_a_time = threading.Lock()
 
-    def minimising(self, objective: objectives.Objective) -> "School":
-        """The same school with a step for another objective; images and beliefs are shared."""
+    def _see(self, preprocessing: data.Preprocessing) -> None:
+        """Preprocesses the images."""
+        train, test = self.task.train, self.task.test
+        self.preprocessing = preprocessing
+        self.train = data.Split(data.preprocess(train.images, preprocessing), train.labels)
+        self.test = data.Split(data.preprocess(test.images, preprocessing), test.labels)
+        self.image_shape = self.train.images.shape[1:]
+
+    def _new_step(self) -> training.Step:
+        return training.make_step(
+            self.student, self.teach, self.objective, self.optimiser, augment=self.augment
+        )
+
+    def minimising(
+        self, objective: objectives.Objective, *, teach: training.Teach | None = None
+    ) -> "School":
+        """The same school with a step for another objective; images and beliefs are shared.
+
+        Args:
+            objective: What a student minimises.
+            teach: Another way of teaching; the school's own if None.
+        """
         other = copy.copy(self)
         other.objective = objective
-        other.step = training.make_step(self.student, self.teach, objective, self.optimiser)
+        other.teach = self.teach if teach is None else teach
+        other.step = other._new_step()
+        return other
+
+    def fine_tuning(self, card: faculty.Card, variables: Variables) -> "School":
+        """The same task and budget for students that start as a teacher with a new last layer.
+
+        They read the images as the teacher did and learn from the labels alone: give `teach_one`
+        no teacher, and the school's own `objective`. Teachers of one architecture share one
+        compiled step.
+
+        Args:
+            card: Of the teacher.
+            variables: Of its network.
+
+        Raises:
+            InputError: If the teacher reads images of another shape than the task's, or only
+                its outputs are known.
+        """
+        wanted = preprocessing_of(card)
+        shape = (wanted.height, wanted.width, wanted.channels)
+        checks.require(
+            shape == self.image_shape,
+            f"teacher {card.name!r} reads images of shape {shape}, but those of the task have "
+            f"{self.image_shape}; fine-tune a teacher of this shape.",
+        )
+        model = models.create(card.architecture, self.task.num_classes, **card.options)
+        with self._one_at_a_time:
+            if model not in self._fine_tuners:
+                self._fine_tuners[model] = self._with_network(model)
+        other = copy.copy(self._fine_tuners[model])
+        other._see(wanted)
+        other.fresh = functools.partial(models.with_new_head, variables, self.task.num_classes)
+        return other
+
+    def _with_network(self, model: nn.Module) -> "School":
+        """A school that learns from labels alone, of students with another network."""
+        other = copy.copy(self)
+        other.model = model
+        other.student, other.network = models.trainable(model), models.frozen(model)
+        other.teach, other.objective = training.no_teacher, objectives.cross_entropy()
+        other.step = other._new_step()
+        other._log_beliefs = {}
         return other
 
     def log_beliefs(self, seed: int) -> jax.Array:
@@ -177,16 +233,24 @@ class School:
     def teach_one(
         self,
         seed: int,
-        teacher: Outputs | None,
+        teacher: Any,
         objective: objectives.Objective,
         *,
         folder: Path | None = None,
         resume: bool = False,
         save_every: int = 500,
+        validation: _validation.Validation | None = None,
         name: str = "student",
         progress: bool = True,
     ) -> tuple[training.TrainState, list[training.Record]]:
-        """Trains one student to the end of the budget."""
+        """Trains one student to the end of the budget, or with validation to the best it was."""
+        judged: dict[str, Any] = {}
+        if validation is not None:
+            images = data.preprocess(validation.held_out.images, self.preprocessing)
+            held_out = data.Split(images, validation.held_out.labels)
+            judged["judge"] = _validation.judge(functools.partial(_predict, self.model), held_out)
+            judged["judge_every"] = validation.every
+            judged["patience"] = validation.patience
         return training.fit(
             self.step,
             self.start(seed, teacher, objective),
@@ -198,6 +262,7 @@ class School:
             save_every=save_every,
             name=name,
             progress=progress,
+            **judged,
         )
 
     def accuracy(self, variables: Variables) -> float:

@@ -137,6 +137,7 @@ def distil(
     )
     # The student alone is that of a teacher without weight: same program, same budget.
     silent = choice._replace(settings=choice.settings | {"weight": 0.0})
+    kinds: dict[str, tuple[_goals.Choice, Mapping[str, float]]]
     kinds = {ALONE: (silent, {names[0]: 1.0})} | {name: (choice, {name: 1.0}) for name in names}
     seeds = range(config.seed, config.seed + config.seeds)
 

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 from fdjax import checks
 from fdjax.types import Network, TrainableNetwork, Variables
 
+Tree = Any
+
 # Images that one forward pass of the trained students takes at a time.
 _CHUNK = 512
 
@@ -101,6 +103,48 @@ def log_beliefs(
     return jnp.where(jnp.asarray(fold)[:, None] >= 0, own, mean)
 
 
+def descend(
+    value: Callable[[Tree, Tree, Array], tuple[Array, Tree]],
+    optimiser: optax.GradientTransformation,
+    trained: Tree,
+    carried: Tree,
+    keys: Array,
+) -> tuple[Tree, Tree]:
+    """Descends the gradient of a value, one step for each key, as one loop to be compiled.
+
+    Args:
+        value: `(trained, carried, key) -> (scalar, carried)`.
+        optimiser: From optax.
+        trained: Arrays that the optimiser moves.
+        carried: Arrays that each step hands to the next.
+        keys: Randomness of the steps.
+
+    Returns:
+        `trained` and `carried` after the last step.
+    """
+
+    def step(carry: Any, key: Array) -> Any:
+        trained, carried, optimiser_state = carry
+        gradient, carried = jax.grad(value, has_aux=True)(trained, carried, key)
+        change, optimiser_state = optimiser.update(gradient, optimiser_state, trained)
+        return (optax.apply_updates(trained, change), carried, optimiser_state), None
+
+    first = (trained, carried, optimiser.init(trained))
+    (trained, carried, _), _ = jax.lax.scan(step, first, keys)
+    return trained, carried
+
+
+def log_probabilities(
+    network: Network, variables: Variables, images: Float[Array, "examples height width channels"]
+) -> Float[Array, "examples classes"]:
+    """What a network says of images, some at a time: the features of all at once may not fit."""
+    extra = -len(images) % _CHUNK
+    padded = jnp.pad(images, ((0, extra), (0, 0), (0, 0), (0, 0)))
+    chunks = padded.reshape(-1, _CHUNK, *images.shape[1:])
+    logits = jax.lax.map(lambda chunk: network(variables, chunk).logits, chunks)
+    return jax.nn.log_softmax(logits.reshape(-1, logits.shape[-1])[: len(images)])
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _train_and_predict(
     student: TrainableNetwork,
@@ -121,33 +165,15 @@ def _train_and_predict(
         variables = start(start_key)
         odds = jnp.where(fold == left_out, -jnp.inf, 0.0)
 
-        def step(carry: Any, step_key: Array) -> Any:
-            variables, optimiser_state = carry
+        def loss(params: Tree, variables: Variables, step_key: Array) -> tuple[Array, Variables]:
             drawn = jax.random.categorical(step_key, odds, shape=(batch_size,))
-            batch = images[known[drawn]]
+            outputs, updated = student({**variables, "params": params}, images[known[drawn]])
+            each = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels[drawn])
+            return each.mean(), updated
 
-            def loss(params: Any) -> Any:
-                outputs, updated = student({**variables, "params": params}, batch)
-                each = optax.softmax_cross_entropy_with_integer_labels(
-                    outputs.logits, labels[drawn]
-                )
-                return each.mean(), updated
-
-            gradient, updated = jax.grad(loss, has_aux=True)(variables["params"])
-            change, optimiser_state = optimiser.update(
-                gradient, optimiser_state, variables["params"]
-            )
-            params = optax.apply_updates(variables["params"], change)
-            return ({**updated, "params": params}, optimiser_state), None
-
-        first = (variables, optimiser.init(variables["params"]))
-        (variables, _), _ = jax.lax.scan(step, first, jax.random.split(batch_key, steps))
-        # Padded to whole chunks: the features of all images at once may not fit.
-        extra = -len(images) % _CHUNK
-        padded = jnp.pad(images, ((0, extra), (0, 0), (0, 0), (0, 0)))
-        chunks = padded.reshape(-1, _CHUNK, *images.shape[1:])
-        logits = jax.lax.map(lambda chunk: network(variables, chunk).logits, chunks)
-        return jax.nn.log_softmax(logits.reshape(-1, logits.shape[-1])[: len(images)])
+        step_keys = jax.random.split(batch_key, steps)
+        params, variables = descend(loss, optimiser, variables["params"], variables, step_keys)
+        return log_probabilities(network, {**variables, "params": params}, images)
 
     numbers = jnp.arange(len(keys))
     return jax.lax.map(lambda pair: one(*pair), (numbers, keys), batch_size=at_once)

@@ -159,9 +159,38 @@ def test_log_prior_makes_a_cost_one_of_evidence():
     np.testing.assert_allclose(evidence, 0.0, atol=1e-6)
 
 
+def test_names_that_differ_in_case_spaces_and_underscores_are_the_same():
+    theirs, ours = ("Pickup Truck", "cat", "CAT", "dog"), ("pickup_truck", "bird", " Cat")
+    expected = np.ones((4, 3))
+    expected[0, 0] = expected[1, 2] = expected[2, 2] = 0
+    np.testing.assert_array_equal(costs.from_names(theirs, ours), expected)
+    # Where both sides know the same labels, moving mass costs total variation.
+    np.testing.assert_array_equal(costs.from_names(("a", "b"), ("a", "b")), 1 - np.eye(2))
+
+
+def test_a_label_with_a_namesake_speaks_for_it_alone():
+    cost = np.arange(15, dtype=np.float32).reshape(5, 3)
+    names = ("x", "b", "y", "A"), ("a", "b", "c")
+    found = np.asarray(costs.with_names(jnp.asarray(cost), *names, strength=3.0))
+    odds = np.exp(3.0)
+    said = np.array([[1, odds, 1], [odds, 1, 1]]) / (odds + 2)
+    np.testing.assert_allclose(np.exp(-found[[1, 3]]), said, rtol=1e-6)
+    # The last row is padding.
+    np.testing.assert_array_equal(found[[0, 2, 4]], cost[[0, 2, 4]])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: costs.from_names(("a",), ("b", "c")), "have no name in common"),
+        (lambda: costs.from_names(("a",), ("a", "A")), "`student_names` holds 'A' twice"),
+        (lambda: costs.with_names(jnp.ones((1, 2)), ("x",), ("a", "b")), "no name in common"),
+        (lambda: costs.with_names(jnp.ones((1, 1)), ("a", "b"), ("a",)), "has 1 rows, too few"),
+        (lambda: costs.with_names(jnp.ones((1, 2)), ("a",), ("a",)), "`cost` must have shape"),
+        (
+            lambda: costs.with_names(jnp.ones((1, 1)), ("a",), ("a",), strength=0.0),
+            "`strength` must be positive",
+        ),
         (lambda: costs.class_centres(jnp.ones((6, 2)), LABELS, 2), "`labels` must lie in"),
         (lambda: costs.class_centres(jnp.ones((6, 2)), LABELS, 5), "no example of class 3"),
         (lambda: costs.from_predictions(PROBABILITIES, LABELS, 3, smoothing=0.0), "`smoothing`"),

@@ -90,7 +90,8 @@ def test_the_main_job_writes_results_report_and_pictures(world):
     assert written["chosen"] == written["ranking"][0]["teacher"]
     values = [row["scores"]["transport"] for row in written["ranking"]]
     assert values == sorted(values, reverse=True)
-    assert set(written["accuracy"]) == {"alone", "random_teacher", "chosen_teacher"}
+    assert set(written["accuracy"]) == {"alone", "random_teacher", "chosen_teacher", "mixture"}
+    assert set(written["mixture"]) == names  # three teachers are all there are
     for accuracies in written["accuracy"].values():
         assert len(accuracies) == 2 and all(0 <= value <= 1 for value in accuracies)
     assert set(written["seconds"]) == {"build", "observe", "score", "distil"}

@@ -16,7 +16,7 @@ FLOORS = (
     | {"data", "checkpoints", "models"},
     {"losses", "scores", "faculty", "reports"},
     {"objectives"},
-    {"training"},
+    {"training", "crossvalidation"},
 )
 # Rooms of one floor stand apart, but for the pairs listed here: (importer, imported): reason.
 NEIGHBOURS: dict[tuple[str, str], str] = {}

@@ -16,7 +16,7 @@ import pytest
 import worlds
 
 from fdjax import checkpoints, checks, data, objectives, training
-from fdjax.types import Outputs
+from fdjax.types import Batch, Outputs
 
 SGD = optax.sgd(0.1)
 
@@ -76,7 +76,7 @@ def params(state):
 def rows(*indices):
     """Examples of the task as a batch."""
     part, indices = worlds.task().train, np.asarray(indices, np.int32)
-    return training.Batch(part.images[indices], part.labels[indices], indices)
+    return Batch(part.images[indices], part.labels[indices], indices)
 
 
 # What a step learns
@@ -208,6 +208,57 @@ def test_the_statistics_of_a_residual_student_move():
     assert sorted(state.variables) == ["batch_stats", "params"]
 
 
+# Augmentation
+
+
+def test_student_and_teacher_see_the_same_changed_images():
+    def seen(variables, images):
+        return Outputs(variables["params"] * images.reshape(len(images), -1))
+
+    def student(variables, images):
+        return seen(variables, images), variables
+
+    def teach(variables, batch):
+        return seen(variables, batch.images)
+
+    def gap(batch, student, teacher):
+        given = batch.images.reshape(len(batch.images), -1)
+        both = jnp.stack([student.logits - given, teacher.logits - given])
+        return jnp.abs(both).max(axis=(0, 2)), given.mean()
+
+    # The mean of the images stands in the state, to be looked at from outside.
+    objective = objectives.Objective(
+        init=lambda *_: ((), jnp.zeros(())),
+        loss=lambda params, state, key, *shown: gap(*shown),
+    )
+    still = optax.sgd(0.0)
+    one, examples = {"params": jnp.ones(())}, rows(0, 1, 2)
+    examples = examples._replace(labels=np.full(3, -1, np.int32))
+    state = training.init_state(
+        jax.random.key(0), one, student, teach, objective, still, examples, one
+    )
+
+    def augment(key, images):
+        return images + jax.random.normal(key, (3, 1, 1, 1))
+
+    step = training.make_step(student, teach, objective, still, augment=augment)
+    means = []
+    for _ in range(2):
+        state, metrics = step(state, examples, one)
+        assert metrics["loss"] < 1e-5  # the compiler may make the noise anew for each use
+        means.append(float(state.objective_state))
+    assert len({*means, float(examples.images.mean())}) == 3
+
+
+def test_outputs_computed_beforehand_refuse_augmentation():
+    with pytest.raises(checks.InputError, match=r"as they were.*run the teacher live"):
+        worlds.lesson(
+            objectives.cross_entropy(),
+            signal=Outputs(jnp.zeros((240, 6))),
+            augment=lambda key, images: images,
+        )
+
+
 # What is refused before it starts
 
 
@@ -240,7 +291,7 @@ def test_what_does_not_fit_the_first_batch_is_refused():
         start_with(num_examples=10)
 
 
-@pytest.mark.parametrize("setting", ["save_every", "log_every"])
+@pytest.mark.parametrize("setting", ["save_every", "log_every", "judge_every"])
 def test_intervals_must_be_positive(setting):
     with pytest.raises(checks.InputError, match=f"`{setting}` must be positive, got 0"):
         run(by_labels(), 1, **{setting: 0})
@@ -351,6 +402,99 @@ def test_lost_records_are_named(tmp_path):
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(checks.InputError, match=r"metrics.jsonl cannot be read .*; restore it"):
         run(by_labels(), 10, tmp_path, resume=True)
+
+
+# The best state so far
+
+
+def scripted(*values):
+    """A judge that gives these values, one after the other."""
+    left = iter(values)
+    return lambda variables: next(left)
+
+
+def judged(records):
+    return {record["step"]: record["judged"] for record in records if "judged" in record}
+
+
+def test_the_state_of_the_highest_judgement_is_returned_the_first_of_equals():
+    judge = scripted(0.25, 0.75, 0.5, 0.75, 0.5)
+    state, records = run(by_labels(), 23, judge=judge, judge_every=5, log_every=10)
+    worlds.assert_same(state, run(by_labels(), 10)[0])
+    assert judged(records) == {5: 0.25, 10: 0.75, 15: 0.5, 20: 0.75, 23: 0.5}
+    assert [record["step"] for record in records] == [5, 10, 15, 20, 23]
+
+
+def test_patience_ends_a_run_for_good(tmp_path):
+    judge = scripted(0.25, 0.75, 0.5, 0.75)
+    settings = {"judge_every": 4, "patience": 2, "log_every": 100}
+    state, records = run(by_labels(), 40, tmp_path, judge=judge, **settings)
+    assert int(state.step) == 8
+    assert list(judged(records)) == [4, 8, 12, 16]
+    assert checkpoints.latest(tmp_path / "checkpoints") == 16
+    idle = by_labels()._replace(step=never)
+    again, same = run(idle, 40, tmp_path, judge=never, resume=True, **settings)
+    worlds.assert_same(again, state)
+    assert same == records
+
+
+@functools.cache
+def near_the_state_of(step):
+    """A judge who wants the parameters of this step of the regulated run."""
+    wanted = jax.device_get(params(run(regulated(), step)[0]))
+
+    def judge(variables):
+        gaps = jax.tree.map(lambda a, b: np.square(a - b).sum(), variables["params"], wanted)
+        return -float(sum(jax.tree.leaves(gaps)))
+
+    return judge
+
+
+@pytest.mark.parametrize("best", [15, 35], ids=["best_before_the_kill", "best_after_it"])
+@pytest.mark.parametrize("kill", ["step", "save"])
+def test_a_judged_run_goes_on_as_if_it_had_never_stopped(tmp_path, monkeypatch, best, kill):
+    lesson, judge = regulated(), near_the_state_of(best)
+    save = checkpoints.save
+
+    def interrupted(folder, step, tree):
+        if step == 30:
+            raise KeyboardInterrupt
+        save(folder, step, tree)
+
+    def batches(start):
+        for step, examples in enumerate(lesson.batches(start), start):
+            if step == 27:
+                raise KeyboardInterrupt
+            yield examples
+
+    settings = {"judge": judge, "judge_every": 5, "log_every": 7}
+    want, want_records = run(lesson, 40, **settings)
+    worlds.assert_same(want, run(lesson, best)[0])
+    if kill == "save":
+        monkeypatch.setattr(checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream = {"batches": batches} if kill == "step" else {}
+        run(lesson, 40, tmp_path, **stream, **settings)
+    monkeypatch.undo()
+    assert checkpoints.latest(tmp_path / "checkpoints") == 20
+    state, records = run(lesson, 40, tmp_path, resume=True, **settings)
+    worlds.assert_same(state, want)
+    assert records == want_records
+
+
+def test_a_judge_must_give_numbers_and_patience_needs_one(tmp_path):
+    with pytest.raises(checks.InputError, match=r"judge of `train` gave nan at step 5"):
+        run(by_labels(), 10, judge=scripted(np.nan), judge_every=5)
+    with pytest.raises(checks.InputError, match="give a `judge`"):
+        run(by_labels(), 10, patience=2)
+    with pytest.raises(checks.InputError, match="`patience` must be positive"):
+        run(by_labels(), 10, judge=never, patience=0)
+
+
+def test_a_run_without_a_judge_is_not_resumed_with_one(tmp_path):
+    run(by_labels(), 5, tmp_path)
+    with pytest.raises(checks.InputError, match=r"holds another tree.*with the settings"):
+        run(by_labels(), 10, tmp_path, resume=True, judge=never)
 
 
 # Interrupted runs

@@ -84,13 +84,8 @@ def preprocess(
         InputError: If the images were standardised before, or their channels do not fit.
     """
     _check_brightness(images)
-    given, wanted = images.shape[-1], preprocessing.channels
-    checks.require(
-        given == wanted or {given, wanted} == {1, 3},
-        f"images with {given} channels cannot become images with {wanted}: only grey (1) and "
-        "colour (3) convert into each other.",
-    )
-    shape = (preprocessing.height, preprocessing.width, wanted)
+    _check_channels(images.shape[-1], preprocessing.channels)
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
     result = np.empty((len(images), *shape), np.float32)
     pixels = max(np.prod(shape), np.prod(images.shape[1:]))
     chunk = max(1, _CHUNK_BYTES // (4 * int(pixels)))
@@ -105,23 +100,56 @@ def preprocess(
     return result
 
 
+def brightness(
+    preprocessed: Float[Array, "batch height width channels"], preprocessing: Preprocessing
+) -> Float[Array, "batch height width channels"]:
+    """Brightness, in [0, 1] up to rounding, of images that were preprocessed at their own size."""
+    mean = jnp.asarray(preprocessing.mean, jnp.float32)
+    std = jnp.asarray(preprocessing.std, jnp.float32)
+    return preprocessed * std + mean
+
+
+def fit_shape(
+    images: Float[Array, "batch height width channels"], shape: tuple[int, int, int]
+) -> Float[Array, "batch height_out width_out channels_out"]:
+    """Images of another size and colour, as `preprocess` makes them before it standardises.
+
+    Args:
+        images: Their brightness.
+        shape: Height, width and channels wanted.
+
+    Raises:
+        InputError: If the channels do not fit.
+    """
+    height, width, channels = shape
+    _check_channels(images.shape[-1], channels)
+    if images.shape[-1] == 3 and channels == 1:
+        images = jnp.sum(images * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
+    if images.shape[1:3] != (height, width):
+        size = (len(images), height, width, images.shape[-1])
+        images = jax.image.resize(images, size, "bilinear", antialias=True)
+    return jnp.broadcast_to(images, (len(images), *shape))
+
+
 def augment(
     images: Float[Array, "batch height width channels"],
     key: PRNGKeyArray | UInt32[Array, "2"],
     *,
     padding: int = 4,
     flip: bool = True,
+    edge: bool = False,
 ) -> Float[Array, "batch height width channels"]:
     """Each image moved at random and perhaps mirrored.
 
-    The image is framed with zeros, which after preprocessing is the mean colour, and a
-    window of its old size is cut out of the whole.
+    The image is framed with zeros, which after preprocessing is the mean colour, or with
+    its own edge, and a window of its old size is cut out of the whole.
 
     Args:
         images: Preprocessed images.
         key: Randomness.
         padding: Width of the frame in pixels, so the largest move; 0 moves nothing.
         flip: Whether to mirror left and right, with probability 1/2. Not for characters.
+        edge: Whether the frame repeats the outermost pixels instead of being zero.
 
     Returns:
         Images of the same shape.
@@ -141,7 +169,8 @@ def augment(
                 image, (corner[0], corner[1], 0), (height, width, channels)
             )
 
-        images = jax.vmap(window)(jnp.pad(images, frame), corners)
+        framed = jnp.pad(images, frame, mode="edge" if edge else "constant")
+        images = jax.vmap(window)(framed, corners)
     if flip:
         mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)
@@ -151,13 +180,8 @@ def augment(
 @functools.partial(jax.jit, static_argnums=1)
 def _preprocess(images: Array, preprocessing: Preprocessing) -> Array:
     scale = 255.0 if images.dtype == jnp.uint8 else 1.0
-    x = jnp.asarray(images, jnp.float32) / scale
-    if x.shape[-1] == 3 and preprocessing.channels == 1:
-        x = jnp.sum(x * jnp.asarray(_LUMA, jnp.float32), axis=-1, keepdims=True)
-    size = (preprocessing.height, preprocessing.width)
-    if x.shape[1:3] != size:
-        x = jax.image.resize(x, (len(x), *size, x.shape[-1]), "bilinear", antialias=True)
-    # Broadcasting against three means repeats a grey image.
+    shape = (preprocessing.height, preprocessing.width, preprocessing.channels)
+    x = fit_shape(jnp.asarray(images, jnp.float32) / scale, shape)
     mean = jnp.asarray(preprocessing.mean, jnp.float32)
     std = jnp.asarray(preprocessing.std, jnp.float32)
     return (x - mean) / std
@@ -170,9 +194,17 @@ def _mean_and_std(channel: np.ndarray) -> tuple[float, float]:
         return float(channel.mean(dtype=np.float64)), std
     # Exact, and without a float copy of the images.
     weight = np.bincount(channel.reshape(-1), minlength=256) / channel.size
-    brightness = np.arange(256) / 255
-    mean = float(weight @ brightness)
-    return mean, float(np.sqrt(weight @ (brightness - mean) ** 2))
+    levels = np.arange(256) / 255
+    mean = float(weight @ levels)
+    return mean, float(np.sqrt(weight @ (levels - mean) ** 2))
+
+
+def _check_channels(given: int, wanted: int) -> None:
+    checks.require(
+        given == wanted or {given, wanted} == {1, 3},
+        f"images with {given} channels cannot become images with {wanted}: only grey (1) and "
+        "colour (3) convert into each other.",
+    )
 
 
 def _check_brightness(images: np.ndarray) -> None:

@@ -92,6 +92,27 @@ def class_vectors(variables: Variables) -> Float[Array, "classes features"]:
     return jnp.asarray(head["kernel"]).T
 
 
+def with_new_head(variables: Variables, num_classes: int, key: PRNGKeyArray) -> Variables:
+    """Variables of a trained network with a fresh last layer for other classes.
+
+    Args:
+        variables: Variables of a network of this package (its last layer is "head").
+        num_classes: Labels that the new last layer tells apart, >= 1.
+        key: Randomness of its weights.
+
+    Returns:
+        Variables for `create` with the same architecture and options and `num_classes`; all
+        arrays but those of the last layer are the old ones.
+
+    Raises:
+        InputError: If there is no such layer, or `num_classes` is not positive.
+    """
+    checks.positive("num_classes", num_classes)
+    features = jax.ShapeDtypeStruct((1, class_vectors(variables).shape[1]), jnp.float32)
+    head = nn.Dense(num_classes).lazy_init(key, features)["params"]
+    return {**variables, "params": {**variables["params"], "head": head}}
+
+
 def num_parameters(variables: Variables) -> int:
     """Trained numbers of a network; running statistics do not count."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

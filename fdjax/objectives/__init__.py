@@ -8,6 +8,20 @@ from fdjax import checks
 from fdjax.objectives.across_labels import transport
 from fdjax.objectives.base import Objective, weighted_sum
 from fdjax.objectives.classification import cross_entropy, kd
+from fdjax.objectives.contrastive import crd, crd_queue, info_nce
+from fdjax.objectives.features import (
+    attention,
+    correlation,
+    hint,
+    kdsvd,
+    nst,
+    pkt,
+    rkd,
+    similarity,
+    vid,
+)
+from fdjax.objectives.predictions import dist, dkd
+from fdjax.objectives.presets import PRESETS, Weights, combined
 from fdjax.objectives.reference import reference, trusted_reference
 from fdjax.objectives.rivals import (
     extra_head,
@@ -21,25 +35,61 @@ from fdjax.objectives.rivals_relationship import (
     refilled_classifier,
     refilled_relations,
 )
+from fdjax.objectives.staged import (
+    NOTHING,
+    abound,
+    bystander,
+    except_head,
+    factor,
+    factor_paraphraser,
+    fsp,
+)
+from fdjax.objectives.wasserstein import wkd_features, wkd_logits
 
 __all__ = [
+    "NOTHING",
     "OBJECTIVES",
+    "PRESETS",
     "Objective",
+    "Weights",
+    "abound",
+    "attention",
+    "bystander",
+    "combined",
+    "correlation",
+    "crd",
+    "crd_queue",
     "create",
     "cross_entropy",
+    "dist",
+    "dkd",
+    "except_head",
     "extra_head",
+    "factor",
+    "factor_paraphraser",
     "feature_matching",
+    "fsp",
     "gkd_classifier",
+    "hint",
+    "info_nce",
     "kd",
+    "kdsvd",
+    "nst",
+    "pkt",
     "projected_kl",
     "pseudo_labels",
     "reference",
     "refilled_classifier",
     "refilled_relations",
+    "rkd",
+    "similarity",
     "transport",
     "trusted_reference",
     "uld",
+    "vid",
     "weighted_sum",
+    "wkd_features",
+    "wkd_logits",
 ]
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -55,6 +105,25 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "refilled_classifier": refilled_classifier,
     "gkd_classifier": gkd_classifier,
     "pseudo_labels": pseudo_labels,
+    "dkd": dkd,
+    "dist": dist,
+    "wkd_logits": wkd_logits,
+    "wkd_features": wkd_features,
+    "hint": hint,
+    "attention": attention,
+    "similarity": similarity,
+    "correlation": correlation,
+    "vid": vid,
+    "rkd": rkd,
+    "pkt": pkt,
+    "abound": abound,
+    "factor": factor,
+    "fsp": fsp,
+    "nst": nst,
+    "kdsvd": kdsvd,
+    "crd": crd,
+    "crd_queue": crd_queue,
+    "info_nce": info_nce,
 }
 
 

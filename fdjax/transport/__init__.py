@@ -5,6 +5,7 @@ Its own Sinkhorn loop, problem and geometry classes are ott-jax's; only this roo
 
 from fdjax.transport.sharp import sharp_cost
 from fdjax.transport.solver import Solution, plan, solve
+from fdjax.transport.unbalanced import solve_unbalanced, unbalanced_cost
 from fdjax.transport.value import Entropy, transport_cost, transport_cost_to_labels
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "plan",
     "sharp_cost",
     "solve",
+    "solve_unbalanced",
     "transport_cost",
     "transport_cost_to_labels",
+    "unbalanced_cost",
 ]

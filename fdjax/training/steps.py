@@ -1,27 +1,21 @@
-"""One compiled training step for any student, teacher and objective, and the loop around it."""
+"""One compiled training step for any student, teacher and objective."""
 
-import contextlib
-import json
-import math
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fdjax import checkpoints, checks, regulation
+from fdjax import checks, regulation
 from fdjax.objectives import Objective
 from fdjax.types import Batch, Outputs, TrainableNetwork, Variables
 
 Tree = Any
 Teach = Callable[[Tree, Batch], Outputs]
-Record = dict[str, Any]
+Augment = Callable[[Array, Float[Array, "batch height width channels"]], Array]
 Step = Callable[["TrainState", Batch, Tree], tuple["TrainState", dict[str, Array]]]
 
 
@@ -141,6 +135,7 @@ def make_step(
     *,
     confidence: float | None = None,
     weights: Float[Array, " examples"] | None = None,
+    augment: Augment | None = None,
 ) -> Step:
     """One jitted step `(state, batch, teacher) -> (state, metrics)`; it donates `state`.
 
@@ -155,14 +150,27 @@ def make_step(
         weights: If given, weight of each example of the data, by `batch.indices`. They
             multiply the losses; the mean is still over the examples of the batch (that
             take part), so that a batch of little weight moves the student little.
+        augment: `(key, images) -> images`, a random change of each batch, compiled into the
+            step: student and teacher see the same changed images.
 
     Returns:
         The step. Metrics: "loss", "accuracy" on the labelled examples of the batch (NaN if
         there are none) and "participants".
+
+    Raises:
+        InputError: If `augment` meets outputs computed beforehand.
     """
+    checks.require(
+        augment is None or teach is not observed,
+        "outputs computed beforehand are of the images as they were, and not of those that "
+        "`augment` gives; run the teacher live, by a `teach` of its own with its variables as "
+        "`teacher`, or leave out the augmentation.",
+    )
 
     def step(state: TrainState, batch: Batch, teacher: Tree) -> Any:
-        key, loss_key = jax.random.split(state.key)
+        key, loss_key, *more = jax.random.split(state.key, 2 if augment is None else 3)
+        if augment is not None:
+            batch = batch._replace(images=augment(more[0], batch.images))
         signal = jax.lax.stop_gradient(teach(teacher, batch))
 
         def objective_value(trained: tuple[Tree, Tree]) -> Any:
@@ -208,142 +216,3 @@ def make_step(
         return new_state, metrics
 
     return jax.jit(step, donate_argnums=0)
-
-
-def fit(
-    step: Step,
-    state: TrainState,
-    batches: Callable[[int], Iterator[Batch]],
-    teacher: Tree,
-    *,
-    steps: int,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    save_every: int = 500,
-    log_every: int = 50,
-    name: str = "train",
-    progress: bool = True,
-) -> tuple[TrainState, list[Record]]:
-    """Runs a step until `steps` are done, logging and saving on the way.
-
-    Args:
-        step: From `make_step`.
-        state: From `init_state`; donated. Where a run is resumed it only gives the form.
-        batches: `start -> iterator` of the batches from step `start` on.
-        teacher: What the step's `teach` reads.
-        steps: Steps of the whole run, those before a resume included.
-        folder: Where `metrics.jsonl` and checkpoints go; nothing is written if None.
-        resume: Go on from the latest checkpoint of `folder`, if there is one. The result is
-            the same bit for bit as that of a run that was never interrupted.
-        save_every: Steps between checkpoints; the last step is always saved.
-        log_every: Steps between records of the metrics.
-        progress: Whether to show a progress bar; only on a terminal.
-        name: Shown beside the progress bar.
-
-    Returns:
-        The final state and the records.
-
-    Raises:
-        InputError: If `folder` holds a run and `resume` is off, more than `steps` are done, the
-            batches end, the folder cannot be written, or a loss or parameter is not finite.
-            What was saved before stays.
-    """
-    from tqdm import tqdm
-
-    checks.positive("save_every", save_every)
-    checks.positive("log_every", log_every)
-    records: list[Record] = []
-    if folder is not None:
-        state, records = _open(Path(folder), state, resume)
-    start = int(state.step)
-    checks.require(
-        start <= steps,
-        f"`{name}` has {start} steps behind it, more than the {steps} asked for; raise `steps` or "
-        "choose another folder.",
-    )
-    stream = batches(start)
-    # Once and not at every step, should it come as NumPy arrays.
-    teacher = jax.device_put(teacher)
-    # A bar would fill a log file with lines: on a terminal only.
-    silent = not (progress and sys.stderr.isatty())
-    with tqdm(total=steps, initial=start, desc=name, disable=silent, leave=False) as bar:
-        for done in range(start + 1, steps + 1):
-            batch = next(stream, None)
-            if batch is None:
-                raise checks.InputError(
-                    f"the batches of `{name}` end before step {done}; give an endless stream."
-                )
-            state, metrics = step(state, batch, teacher)
-            bar.update()
-            logs = done == steps or done % log_every == 0
-            saves = done == steps or done % save_every == 0
-            if not (logs or saves):
-                continue
-            record = _record(done, metrics)
-            # The loss is of the parameters before the update: those kept are looked at too.
-            checks.require(
-                record["loss"] is not None and (not saves or _is_finite(state.variables)),
-                f"`{name}` diverged: its loss or a parameter is not finite at step {done}; lower "
-                "the learning rate or the weight of the teacher.",
-            )
-            if logs:
-                records.append(record)
-                bar.set_postfix(loss=f"{record['loss']:.3f}")
-            if saves and folder is not None:
-                _save(Path(folder), state, records)
-    return state, records
-
-
-def _record(step: int, metrics: dict[str, Array]) -> Record:
-    """Metrics as JSON can hold them: a value that is not finite is None."""
-    values = {key: float(value) for key, value in metrics.items()}
-    return {"step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
-
-
-def _is_finite(tree: Tree) -> bool:
-    """True if no array of the tree holds NaN or infinity."""
-    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
-
-
-def _open(folder: Path, state: TrainState, resume: bool) -> tuple[TrainState, list[Record]]:
-    """Restores the latest checkpoint and its records, or makes sure that there is none."""
-    found = checkpoints.latest(folder / "checkpoints")
-    if found is None:
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        return state, []
-    checks.require(
-        resume, f"{folder} holds a run already; go on with `resume` or choose another folder."
-    )
-    state = checkpoints.restore(folder / "checkpoints", state)
-    path = folder / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
-        raise checks.InputError(
-            f"{path} cannot be read ({error}); restore it, empty it to go on without the earlier "
-            "records, or choose another folder."
-        ) from error
-    # A kill between the two writes of `_save` leaves records that are newer than the checkpoint.
-    return state, [record for record in records if record["step"] <= found]
-
-
-def _save(folder: Path, state: TrainState, records: list[Record]) -> None:
-    """Writes the records, whole and atomically, and then the checkpoint that needs them."""
-    partial = folder / "metrics.jsonl.tmp"
-    with _writing(folder):
-        partial.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-        partial.replace(folder / "metrics.jsonl")
-    checkpoints.save(folder / "checkpoints", int(state.step), state)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise checks.InputError(
-            f"cannot write to {folder}: {error.strerror or error}; choose a folder you may write "
-            "to, with space left."
-        ) from error

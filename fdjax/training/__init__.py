@@ -1,0 +1,27 @@
+"""One compiled training step for any student, teacher and objective, and the loop around it."""
+
+from fdjax.training.loop import Judge, Record, fit
+from fdjax.training.steps import (
+    Augment,
+    Step,
+    Teach,
+    TrainState,
+    init_state,
+    make_step,
+    no_teacher,
+    observed,
+)
+
+__all__ = [
+    "Augment",
+    "Judge",
+    "Record",
+    "Step",
+    "Teach",
+    "TrainState",
+    "fit",
+    "init_state",
+    "make_step",
+    "no_teacher",
+    "observed",
+]
