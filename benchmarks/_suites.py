@@ -58,20 +58,22 @@ def grid() -> tuple[Case, ...]:
     """Every size at every epsilon; every batch, faculty and spread at every size that fits.
 
     Of 1000 x 1000 there are 64 problems, as a thousand would only take longer. A faculty
-    has 64 examples a teacher, and at most 100 x 100 labels.
+    has 64 examples a teacher, and at most 100 x 100 labels. What most tells problems apart
+    comes first, should the run be stopped.
     """
-    cases = []
-    for size in _SIZES:
-        large = size == (1000, 1000)
-        usual = 64 if large else 1024
-        for epsilon in _EPSILONS:
-            cases.append(case(*size, epsilon, batch=usual))
-        for epsilon in (0.1, 0.02):
-            cases.append(case(*size, epsilon, batch=usual, spread=PEAKED))
-        if not large:
-            cases += [case(*size, 0.05, batch=batch) for batch in (64, 4096)]
-        if max(size) <= 100:
-            cases += [case(*size, 0.05, batch=64, faculty=count) for count in (16, 256)]
+
+    def usual(size: tuple[int, int]) -> int:
+        return 64 if size == (1000, 1000) else 1024
+
+    def every(epsilon: float, **changes: Any) -> list[Case]:
+        return [case(*size, epsilon, **{"batch": usual(size)} | changes) for size in _SIZES]
+
+    cases = [one for epsilon in _EPSILONS for one in every(epsilon)]
+    cases += [one for epsilon in (0.1, 0.02) for one in every(epsilon, spread=PEAKED)]
+    for faculty in (16, 256):
+        cases += [one for one in every(0.05, batch=64, faculty=faculty) if one.source <= 100]
+    for batch in (64, 4096):
+        cases += [one for one in every(0.05, batch=batch) if one.target < 1000]
     return tuple(one._replace(peers=_JAX) for one in cases)
 
 

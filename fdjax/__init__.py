@@ -10,7 +10,8 @@ each teacher; `selection` does so for all of them in one pass and ranks them. Wh
 may believe once it has heard its teachers is a `belief`; `crossfit` gives the beliefs that the
 labels alone allow, and `trust` tells how far the labels bear each teacher out, so that one who
 knows nothing is not heard. The student is then trained (`training`) to minimise an `objectives`
-built on `losses`, chief among them that same transport. `regulation` picks the examples worth a
+built on `losses`, chief among them that same transport; `crossvalidation` chooses the weight of a
+teacher's term, zero unless it helps. `regulation` picks the examples worth a
 step, `metrics` judge rankings and students, `checkpoints` keep a run alive, and `reports` show
 what came out.
 """
@@ -20,6 +21,7 @@ from fdjax import (
     checkpoints,
     costs,
     crossfit,
+    crossvalidation,
     data,
     faculty,
     losses,
@@ -43,6 +45,7 @@ __all__ = [
     "checkpoints",
     "costs",
     "crossfit",
+    "crossvalidation",
     "data",
     "faculty",
     "losses",

@@ -176,7 +176,7 @@ def test_create_refuses_what_it_does_not_know():
 # their losses train them.
 ONE_SPACE = {"dkd", "dist", "wkd_logits", "wkd_features", "crd", "crd_queue", "info_nce"} | {
     *("hint", "attention", "similarity", "correlation", "vid", "rkd", "pkt", "abound", "factor"),
-    *("fsp", "nst", "kdsvd"),
+    *("fsp", "nst", "kdsvd", "factor_paraphraser"),
 }
 
 

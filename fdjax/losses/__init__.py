@@ -1,6 +1,6 @@
 """What a student minimises: pure functions, student first, one value an example."""
 
-from fdjax.losses.across_labels import transport
+from fdjax.losses.across_labels import Value, student_distance, transport
 from fdjax.losses.classification import cross_entropy, kd
 from fdjax.losses.contrastive import Sides, crd, info_nce
 from fdjax.losses.decoupled import dkd
@@ -23,6 +23,7 @@ __all__ = [
     "Form",
     "Gate",
     "Sides",
+    "Value",
     "abound",
     "attention",
     "cka_distances",
@@ -52,6 +53,7 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "similarity",
+    "student_distance",
     "transport",
     "uld",
     "vid",

@@ -36,6 +36,7 @@ from fdjax.objectives.rivals_relationship import (
     refilled_relations,
 )
 from fdjax.objectives.staged import (
+    FIRST_STAGES,
     NOTHING,
     abound,
     bystander,
@@ -47,6 +48,7 @@ from fdjax.objectives.staged import (
 from fdjax.objectives.wasserstein import wkd_features, wkd_logits
 
 __all__ = [
+    "FIRST_STAGES",
     "NOTHING",
     "OBJECTIVES",
     "PRESETS",
@@ -117,6 +119,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "rkd": rkd,
     "pkt": pkt,
     "abound": abound,
+    "factor_paraphraser": factor_paraphraser,
     "factor": factor,
     "fsp": fsp,
     "nst": nst,

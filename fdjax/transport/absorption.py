@@ -11,20 +11,20 @@ from fdjax.transport.masses import log
 _BOUND = 1e15  # of scalings between two absorptions: products of them stay in the float range
 
 
-def _log_sum_exp(exponent: Array, axis: int) -> Array:
+def log_sum_exp(exponent: Array, axis: int) -> Array:
     """log of the sum of exponentials over an axis, which is kept; -inf for none."""
     highest = exponent.max(axis=axis, keepdims=True)
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
     return highest + log(jnp.exp(exponent - highest).sum(axis=axis, keepdims=True))
 
 
-def _target_potential(cost: Array, f: Array) -> Float[Array, "problems target 1"]:
+def target_potential(cost: Array, f: Array) -> Float[Array, "problems target 1"]:
     """The one relative potential that meets the target marginal exactly."""
-    return -jnp.swapaxes(_log_sum_exp(f - cost, 1), 1, 2)
+    return -jnp.swapaxes(log_sum_exp(f - cost, 1), 1, 2)
 
 
 @direct_sum.registered
-class _Absorbing(direct_sum.Sinkhorn):
+class Absorbing(direct_sum.Sinkhorn):
     """Scalings of a kernel that holds the potentials already, so that they stay near one.
 
     Every check absorbs them anew: the kernel is then the plan itself. Its problems are
@@ -32,29 +32,33 @@ class _Absorbing(direct_sum.Sinkhorn):
     """
 
     def geometry(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.DirectSum:
+        """The latest plans are the kernels."""
         return direct_sum.DirectSum(state.memory[2], ot_prob.geom.examples)
 
     def bounded(self, scaling: Array) -> Array:
+        """A scaling whose products with others stay in the float range."""
         return jnp.where(scaling > 0, jnp.clip(scaling, 1 / _BOUND, _BOUND), 0.0)
 
     def refresh(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.Refreshed:
+        """Absorbs the scalings."""
         (cost, f, _), b = state.memory, ot_prob.b
         f = f + log(state.fu)
-        plan = _plan(cost, f, b)
+        plan = absorbed(cost, f, b)
         u, v = (x.astype(plan.dtype) for x in (f > -jnp.inf, b > 0))
         product = plan.sum(axis=-1, keepdims=True)
         lost = jnp.zeros_like(state.example_error, bool)
         return direct_sum.Refreshed(u, v, product, lost, (cost, f, plan))
 
     def output_from_state(self, ot_prob: Any, state: Any) -> Any:
+        """The source potential, for the scaling holds only what came after the last check."""
         output = super().output_from_state(ot_prob, state)
         u, *others = output.potentials
         return output.set(potentials=(state.memory[1] + log(u), *others))
 
 
-def _plan(cost: Array, f: Array, b: Array) -> Float[Array, "problems source target"]:
+def absorbed(cost: Array, f: Array, b: Array) -> Float[Array, "problems source target"]:
     """The plan of a source potential, with the target marginal met exactly."""
-    g = jnp.swapaxes(_target_potential(cost, f) + log(b), 1, 2)
+    g = jnp.swapaxes(target_potential(cost, f) + log(b), 1, 2)
     return jnp.exp(f + g - cost)
 
 
@@ -85,10 +89,10 @@ def solve(
         Problems, 2019 (absorption).
     """
     first = log(source) + start
-    plan = _plan(cost, first, target)
+    plan = absorbed(cost, first, target)
     ones = tuple((mass > 0).astype(plan.dtype) for mass in (source, target))
     f, iterations = direct_sum.iterate(
-        _Absorbing,
+        Absorbing,
         plan,
         source,
         target,
@@ -96,11 +100,11 @@ def solve(
         threshold=threshold,
         max_iterations=max_iterations,
     )
-    g = _target_potential(cost, f)
+    g = target_potential(cost, f)
     exponent = jnp.swapaxes(g + log(target), 1, 2) - cost
     plan = jnp.exp(f + exponent)
     error = jnp.abs(plan.sum(axis=2, keepdims=True) - source).sum(axis=1)
-    f = jnp.where(source > 0, f - log(source), -_log_sum_exp(exponent, 2))
+    f = jnp.where(source > 0, f - log(source), -log_sum_exp(exponent, 2))
     transport_cost = (plan * cost).sum(axis=(1, 2))[:, None]
     value = scaling.dual(source, f, target, g)
     return scaling.Solved(f, g, transport_cost, value, error, iterations)

@@ -22,7 +22,7 @@ def given(
 
 
 @direct_sum.registered
-class _SemiRelaxed(absorption._Absorbing):
+class _SemiRelaxed(absorption.Absorbing):
     """Absorbing scalings whose source marginal follows the source potential.
 
     The memory is that of the absorbing loop, with a cost less log source (so that f is relative
@@ -86,7 +86,7 @@ def solve(
     """
     reduced = cost - log(source)
     start = jnp.zeros_like(source)
-    plan = absorption._plan(reduced, start, target)
+    plan = absorption.absorbed(reduced, start, target)
     ones = jnp.ones_like(source), (target > 0).astype(source.dtype)
     f, iterations = direct_sum.iterate(
         _SemiRelaxed,
@@ -97,13 +97,13 @@ def solve(
         threshold=threshold,
         max_iterations=max_iterations,
     )
-    g = absorption._target_potential(reduced, f)
+    g = absorption.target_potential(reduced, f)
     exponent = jnp.swapaxes(g + log(target), 1, 2)
     plan = jnp.exp(f - reduced + exponent)
     leaving = given(source, f, softness)
     error = jnp.abs(plan.sum(axis=2, keepdims=True) - leaving).sum(axis=1)
     # The potential that the first grain of mass of a label without any would have.
-    first = -absorption._log_sum_exp(exponent - cost, 2) / (1 + softness)
+    first = -absorption.log_sum_exp(exponent - cost, 2) / (1 + softness)
     f = jnp.where(source > 0, f, first)
     transport_cost = (plan * cost).sum(axis=(1, 2))[:, None]
     # The dual; for small softness its first term is that of the balanced problem.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from fdjax import checks
 from fdjax.transport.masses import log, unit_masses
 from fdjax.transport.solver import Potentials, Solution, check_problem, plan
-from fdjax.transport.value import Entropy, _first_order_only, _negative_entropy
+from fdjax.transport.value import Entropy, first_order_only, negative_entropy
 
 
 @partial(jax.jit, static_argnames=("threshold", "max_iterations"))
@@ -190,7 +190,7 @@ def _backward(threshold: float, iterations: int, saved: Any, cotangent: Array) -
         jnp.sum(cotangent * divergence).astype(epsilon.dtype),
         jnp.sum(cotangent * kept).astype(tau.dtype),
     )
-    return _first_order_only(gradients)
+    return first_order_only(gradients)
 
 
 _cost.defvjp(_forward, _backward)
@@ -245,4 +245,4 @@ def unbalanced_cost(
     value = _cost(cost, source, target, *numbers, threshold, max_iterations)
     if entropy == "relative":
         return value
-    return value + epsilon * (_negative_entropy(source) + _negative_entropy(target))
+    return value + epsilon * (negative_entropy(source) + negative_entropy(target))

@@ -36,12 +36,12 @@ def _relative_forward(
 
 
 @jax.custom_jvp
-def _first_order_only(gradients: Any) -> Any:
+def first_order_only(gradients: Any) -> Any:
     """The gradients as they are, refusing to be differentiated once more."""
     return gradients
 
 
-@_first_order_only.defjvp
+@first_order_only.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
     raise checks.InputError(
         "second derivatives of `transport_cost` are not available: its gradient treats the "
@@ -63,13 +63,13 @@ def _relative_backward(threshold: float, iterations: int, saved: Any, cotangent:
         (cotangent[..., None] * g).astype(target.dtype),
         jnp.sum(cotangent * divergence).astype(epsilon.dtype),
     )
-    return _first_order_only(gradients)
+    return first_order_only(gradients)
 
 
 _relative_cost.defvjp(_relative_forward, _relative_backward)
 
 
-def _negative_entropy(mass: Float[Array, "*batch labels"]) -> Float[Array, "*batch"]:
+def negative_entropy(mass: Float[Array, "*batch labels"]) -> Float[Array, "*batch"]:
     """sum m log m with 0 log 0 = 0 and a finite derivative everywhere."""
     mass = mass.astype(jnp.promote_types(mass.dtype, jnp.float32))
     return jnp.sum(mass * jnp.log(jnp.maximum(mass, jnp.finfo(mass.dtype).tiny)), axis=-1)
@@ -123,7 +123,7 @@ def transport_cost(
     )
     if entropy == "relative":
         return value
-    return value + epsilon * (_negative_entropy(source) + _negative_entropy(target))
+    return value + epsilon * (negative_entropy(source) + negative_entropy(target))
 
 
 def transport_cost_to_labels(
