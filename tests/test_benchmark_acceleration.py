@@ -87,7 +87,8 @@ def test_the_mean_problem_is_a_good_start_and_changes_no_answer():
     calls.clear()
     found = acceleration.from_mean(solve, problem.epsilon)(*same)
     for potential, expected in zip(calls[1][1], found[:2], strict=True):
-        np.testing.assert_allclose(potential, expected, atol=1e-4)
+        apart = potential - expected  # by a constant, which makes no difference to a plan
+        np.testing.assert_allclose(apart - apart.mean(axis=-1, keepdims=True), 0.0, atol=1e-4)
 
 
 def test_a_step_of_training_moves_the_logits_a_little():

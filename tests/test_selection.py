@@ -47,7 +47,11 @@ def test_stack_marks_black_boxes():
     assert rows_only.features is None and rows_only.class_vectors.shape == (1, 6, 8)
 
 
-@pytest.mark.parametrize("name", scores.SCORES)
+# Of every kind one or more; that padding moves none of the others is a test of the scores.
+KINDS = ("transport", "reference", "leep", "nce", "logme", "hscore", "sfda", "parc", "knn")
+
+
+@pytest.mark.parametrize("name", [*KINDS, "source_accuracy", "size", "random"])
 def test_faculty_equals_one_by_one(name):
     score_fn = scores.SCORES[name]
     teachers = [teacher(0)[0], small(1), black_box(teacher(2)[0]), padded(teacher(3)[0])]
@@ -56,7 +60,8 @@ def test_faculty_equals_one_by_one(name):
     found = selection.score_faculty(score_fn, faculty, LABELS, CLASSES)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     # The black box alone is without a score of features; teacher 1 says nothing of itself.
-    missing = {"source_accuracy": [1], "size": [1], "transport": [2], "logme": [2], "knn": [2]}
+    of_features = ("transport", "logme", "hscore", "sfda", "parc", "knn")
+    missing = dict.fromkeys(of_features, [2]) | {"source_accuracy": [1], "size": [1]}
     assert np.flatnonzero(np.isnan(found)).tolist() == missing.get(name, [])
 
 

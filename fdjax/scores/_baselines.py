@@ -33,12 +33,13 @@ def random(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Not used.
+        labels: Only which examples are labelled; unlabelled ones (-1) take no part.
         num_classes: Not used.
         seed: Another seed gives another ranking.
     """
-    del labels, num_classes
-    bits = jax.lax.bitcast_convert_type(outputs.probabilities.astype(jnp.float32), jnp.uint32)
+    del num_classes
+    probabilities = jnp.where(labels[:, None] >= 0, outputs.probabilities, 0.0)
+    bits = jax.lax.bitcast_convert_type(probabilities.astype(jnp.float32), jnp.uint32)
     # Zero has no bit set and the sum wraps around: neither padding nor order can change it.
     key = jax.random.fold_in(jax.random.key(seed), jnp.sum(bits, dtype=jnp.uint32))
     return jax.random.uniform(key, dtype=outputs.probabilities.dtype)

@@ -23,7 +23,7 @@ def _log_evidence(
     spectrum: Float[Array, " rank"],
     projected: Float[Array, " rank"],
     outside: Float[Array, ""],
-    examples: int,
+    examples: Float[Array, ""],
 ) -> Float[Array, ""]:
     """Log of N(y; 0, noise * (I + F F' / ratio)) / N at the noise that makes it largest.
 
@@ -57,7 +57,7 @@ def logme(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task; those without an example do not count.
 
     Returns:
@@ -69,8 +69,9 @@ def logme(
     """
     if outputs.features is None:
         return jnp.full((), jnp.nan, outputs.probabilities.dtype)
-    features = outputs.features
-    examples = features.shape[0]
+    known = labels >= 0
+    features = jnp.where(known[:, None], outputs.features, 0.0)
+    examples = jnp.sum(known, dtype=features.dtype)
     defined = ~jnp.isnan(features).any()
     basis, singular, _ = jnp.linalg.svd(jnp.where(defined, features, 0.0), full_matrices=False)
     spectrum = (singular / jnp.where(singular[0] > 0, singular[0], 1.0)) ** 2

@@ -18,12 +18,12 @@ def knn(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
         k: Number of neighbours, at least 1 and below the number of examples.
 
     Returns:
-        The accuracy in [0, 1]; NaN for a black box.
+        The accuracy in [0, 1]; NaN for a black box and for no more than `k` labelled examples.
 
     Raises:
         InputError: If `k` does not fit.
@@ -34,7 +34,8 @@ def knn(
     """
     if outputs.features is None:
         return jnp.full((), jnp.nan, outputs.probabilities.dtype)
-    features = outputs.features
+    known = labels >= 0
+    features = jnp.where(known[:, None], outputs.features, 0.0)
     checks.require(
         1 <= k < features.shape[0],
         f"`k` must be at least 1 and below the {features.shape[0]} examples, got {k}.",
@@ -43,11 +44,13 @@ def knn(
     # A zero vector stays zero: it is as far from everything as a right angle.
     unit = features * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
     similarity = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
-    similarity = jnp.where(jnp.eye(features.shape[0], dtype=bool), -jnp.inf, similarity)
+    others = known & ~jnp.eye(features.shape[0], dtype=bool)
+    similarity = jnp.where(others, similarity, -jnp.inf)
     _, nearest = jax.lax.top_k(similarity, k)
     # Extra votes of 1/4, 1/8, ... sum to less than one: they only part equal votes.
     ballots = 1.0 + 0.5 ** jnp.arange(2, k + 2, dtype=features.dtype)
     votes = jax.nn.one_hot(labels[nearest], num_classes, dtype=features.dtype)
     elected = jnp.argmax(jnp.einsum("nkc,k->nc", votes, ballots), axis=-1)
-    accuracy = jnp.mean(elected == labels, dtype=features.dtype)
-    return jnp.where(jnp.isnan(features).any(), jnp.nan, accuracy)
+    accuracy = jnp.mean(elected == labels, dtype=features.dtype, where=known)
+    defined = ~jnp.isnan(features).any() & (jnp.sum(known) > k)
+    return jnp.where(defined, accuracy, jnp.nan)

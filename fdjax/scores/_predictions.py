@@ -17,7 +17,7 @@ def leep(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
 
     Returns:
@@ -26,14 +26,15 @@ def leep(
     References:
         Nguyen, Hassner, Seeger, Archambeau, LEEP, ICML 2020, eq. 1-2.
     """
-    probabilities = outputs.probabilities
+    known = labels >= 0
+    probabilities = jnp.where(known[:, None], outputs.probabilities, 0.0)
     member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
     joint = jnp.einsum("nz,nc->zc", probabilities, member, precision=jax.lax.Precision.HIGHEST)
     mass = probabilities.sum(axis=0)[:, None]
     # The inner `where` keeps the gradient of the unused branch finite.
     conditional = jnp.where(mass > 0, joint / jnp.where(mass > 0, mass, 1.0), 0.0)
     likelihood = jnp.sum(probabilities * conditional.T[labels], axis=-1)
-    return jnp.log(likelihood).mean()
+    return jnp.log(jnp.where(known, likelihood, 1.0)).mean(where=known)
 
 
 def nce(
@@ -43,7 +44,7 @@ def nce(
 
     Args:
         outputs: What the teacher says of the examples; its most likely label counts.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
 
     Returns:
@@ -53,9 +54,10 @@ def nce(
         Tran, Nguyen, Hassner, Transferability and Hardness of Supervised Classification
         Tasks, ICCV 2019, eq. 6.
     """
-    probabilities = outputs.probabilities
+    known = labels >= 0
+    probabilities = jnp.where(known[:, None], outputs.probabilities, 0.0)
     predicted = jnp.argmax(probabilities, axis=-1)
     counts = jnp.zeros((probabilities.shape[-1], num_classes), probabilities.dtype)
-    counts = counts.at[predicted, labels].add(1.0)
+    counts = counts.at[predicted, labels].add(known.astype(probabilities.dtype))
     entropy = jnp.log(counts.sum(axis=-1)[predicted]) - jnp.log(counts[predicted, labels])
-    return jnp.where(jnp.isnan(probabilities).any(), jnp.nan, -entropy.mean())
+    return jnp.where(jnp.isnan(probabilities).any(), jnp.nan, -entropy.mean(where=known))

@@ -24,7 +24,7 @@ def reference(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
         smoothing: Virtual examples of each teacher label, > 0.
 
@@ -35,11 +35,11 @@ def reference(
         Nguyen et al., LEEP, ICML 2020, eq. 1-2 (the likelihood, nothing left out).
     """
     checks.positive("smoothing", smoothing)
-    guess = costs.leave_one_out_predictor(
-        outputs.probabilities, labels, num_classes, smoothing=smoothing
-    )
-    defined = (jnp.bincount(labels, length=num_classes) > 0).all()
+    known = labels >= 0
+    probabilities = jnp.where(known[:, None], outputs.probabilities, 0.0)
+    guess = costs.leave_one_out_predictor(probabilities, labels, num_classes, smoothing=smoothing)
     member = jax.nn.one_hot(labels, num_classes, dtype=guess.dtype)
     # Rounding may pass one by an ulp, and a likelihood never does.
     likelihood = jnp.minimum(jnp.sum(guess * member, axis=-1), 1.0)
-    return jnp.where(defined, jnp.log(likelihood).mean(), jnp.nan)
+    score = jnp.log(jnp.where(known, likelihood, 1.0)).mean(where=known)
+    return jnp.where((member.sum(axis=0) > 0).all(), score, jnp.nan)

@@ -23,7 +23,7 @@ def _ground_cost(
     mask = jnp.asarray(outputs.class_mask)
     # Said here and not left to the arithmetic: a NaN that a comparison swallows on its way
     # would come out as a score like any other.
-    defined = (jnp.bincount(labels, length=num_classes) > 0).all()
+    defined = jax.nn.one_hot(labels, num_classes, dtype=bool).any(axis=0).all()
     if kind == "predictions":
         cost = costs.from_predictions(outputs.probabilities, labels, num_classes)
     elif outputs.features is None or outputs.class_vectors is None:
@@ -54,7 +54,7 @@ def transport(
 
     Args:
         outputs: What the teacher says of the examples.
-        labels: Class of each example.
+        labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
         cost: "centres" is the centred distance of the rows of the teacher's last layer to
             the class centres of the task under its backbone; "predictions" is
@@ -80,20 +80,28 @@ def transport(
     checks.choice("level", level, ("example", "task"))
     checks.in_range("smoothing", smoothing, 0.0, 1.0)
     checks.positive("epsilon", epsilon)
+    known = labels >= 0
+    outputs = outputs._replace(
+        probabilities=jnp.where(known[:, None], outputs.probabilities, 0.0),
+        features=None
+        if outputs.features is None
+        else jnp.where(known[:, None], outputs.features, 0.0),
+    )
     if isinstance(cost, str):
         checks.choice("cost", cost, ("centres", "predictions"))
         cost = _ground_cost(outputs, labels, num_classes, cost, metric)
     checks.shape("cost", cost, (outputs.probabilities.shape[-1], num_classes))
     source = outputs.probabilities
     if level == "example" and smoothing == 0:
-        return -transport_cost_to_labels(cost, source, labels).mean()
+        return -transport_cost_to_labels(cost, source, labels).mean(where=known)
     target = jax.nn.one_hot(labels, num_classes, dtype=source.dtype)
-    target = (1 - smoothing) * target + smoothing / num_classes
+    # An unlabelled example has no mass on either side, and costs nothing.
+    target = ((1 - smoothing) * target + smoothing / num_classes) * known[:, None]
     if level == "task":
-        source = source.mean(axis=0, keepdims=True)
-        target = target.mean(axis=0, keepdims=True)
+        source = source.mean(axis=0, keepdims=True, where=known[:, None])
+        target = target.mean(axis=0, keepdims=True, where=known[:, None])
     # All teachers are solved as one problem: an undefined cost must not reach the others.
     defined = jnp.isfinite(cost).all()
     solution = solve(jnp.where(defined, cost, 0.0), source, target, epsilon=epsilon)
     sharp = jnp.where(defined & solution.converged, solution.transport_cost, jnp.nan)
-    return -sharp.mean()
+    return -(sharp.mean() if level == "task" else sharp.mean(where=known))
