@@ -109,6 +109,12 @@ def _without_labels(whole: data.Task, config: TaskConfig) -> data.Split:
     return whole.train.rows(hidden)
 
 
+Shown = Literal[
+    "transport", "reference", "leep", "nce", "logme", "knn", "source_accuracy", "size", "random"
+]
+"""The scores that a table has room for; `scores.SCORES` has all."""
+
+
 class Observed(NamedTuple):
     """A faculty's outputs on the training images of a task.
 

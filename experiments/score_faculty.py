@@ -28,7 +28,8 @@ class Config(_task.TaskConfig):
         0, "Unlabelled images to observe as well, for a later distillation; -1 for all.", low=-1
     )
     scores: tuple[str, ...] = _run.flag(
-        tuple(scores.SCORES), "Scores to compute; teachers are ranked by the first."
+        get_args(_task.Shown),
+        f"Scores to compute, of {', '.join(scores.SCORES)}; teachers are ranked by the first.",
     )
     level: Literal["example", "task"] = _run.flag(
         "example", "One transport problem an example, or one a teacher."

@@ -18,7 +18,7 @@ Layer: TypeAlias = tuple[Float[Array, "features num_classes"], Float[Array, " nu
 NEWTON_STEPS = 30
 INNER_STEPS = 40
 INNER_TOLERANCE = 0.2
-LENGTHS = (2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
+LENGTHS = (1.0, 2.0, 0.5, 0.25, 0.125, 0.0625)
 
 
 class _State(NamedTuple):
@@ -96,7 +96,8 @@ def fit(features: Features, member: Member, decay: Float[Array, ""]) -> Layer:
             second, slope, tol=INNER_TOLERANCE, maxiter=INNER_STEPS, M=precondition
         )
         gain = jnp.sum(slope[0] * move[0]) + jnp.sum(slope[1] * move[1])
-        # Far from the optimum a full step may lead up; the best of a few lengths does not.
+        # Far from the optimum a full step may lead up; the best of a few lengths does not. Near
+        # it they differ by less than their rounding, and the full step is the right one.
         change = jnp.matmul(features, move[0], precision=HIGHEST) + move[1]
 
         def at(length: Float[Array, ""]) -> Float[Array, ""]:
@@ -105,12 +106,13 @@ def fit(features: Features, member: Member, decay: Float[Array, ""]) -> Layer:
 
         lengths = jnp.asarray(LENGTHS, now.dtype)
         tried = jax.lax.map(at, lengths)
-        best = jnp.argmin(tried)
+        best = jnp.argmin(tried.at[0].add(-8 * jnp.finfo(tried.dtype).eps * state.value))
         layer = jax.tree.map(lambda old, step: old - lengths[best] * step, state.layer, move)
         return _State(layer, tried[best], gain, state.steps + 1)
 
     def unfinished(state: _State) -> Array:
-        enough = 30 * jnp.finfo(state.gain.dtype).eps * state.value
+        # The logarithms that make the value are rounded as numbers near one are.
+        enough = jnp.finfo(state.gain.dtype).eps * jnp.maximum(state.value, 0.05)
         return (state.gain > enough) & (state.steps < NEWTON_STEPS)
 
     one = jnp.ones((), decay.dtype)
