@@ -10,7 +10,7 @@ Expect the teachers of all ten digits first.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
