@@ -24,6 +24,7 @@ def result(tmp_path_factory):
     return entry, json.loads(path.read_text()), path.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_every_acceleration_solves_easy_problems(result):
     (case,) = result[0]["cases"]
     assert [row["solver"] for row in case["rows"]] == ROWS
@@ -37,6 +38,7 @@ def test_every_acceleration_solves_easy_problems(result):
     assert case["rows"][0]["ratio"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_record_and_the_page_hold_what_was_measured(result):
     entry, written, page = result
     assert [row["solver"] for row in written["cases"][0]["rows"]] == ROWS

@@ -105,7 +105,7 @@ def test_the_main_job_writes_results_report_and_pictures(world):
 
 
 def test_the_same_seed_gives_the_same_numbers(world):
-    config = main_job(world, seeds=1, every_teacher=False)
+    config = main_job(world, seeds=1, every_teacher=False, mixture=1, objective="transport")
     first = faculty_distillation.run(config)
     again = faculty_distillation.run(config)
     assert first["accuracy"] == again["accuracy"] and first["ranking"] == again["ranking"]
@@ -149,6 +149,7 @@ def test_a_killed_student_goes_on_to_the_same_result(world):
         "batch_size": 24,
         "labelled": 8,
         "save_every": 500,
+        "objective": "transport",
     }
     whole = distil_student.run(distil_student.Config(workdir=str(folder / "whole"), **flags))
     workdir = folder / "killed"

@@ -66,7 +66,9 @@ def transrate(
 
     With Z the n rows to be coded, the rate is 1/2 log det(1 + Z'Z / (n distortion)). The
     features are centred once, not in each class, and the mean over classes is plain, as in the
-    reference code; other than there a class without an example does not count.
+    reference code; other than there a class without an example does not count. Single precision
+    agrees with double to 1e-4; where rows are repeated and their squares are 10^6 times the
+    distortion or more, only to some per cent.
 
     Args:
         outputs: What the teacher says of the examples.
@@ -80,10 +82,10 @@ def transrate(
         fewer than two classes.
 
     Raises:
-        InputError: If `distortion` is not positive.
+        InputError: If `distortion` is not positive or a label is out of range.
 
     References:
-        Huang et al., Frustratingly Easy Transferability Estimation, ICML 2022, eq. 4-6.
+        Huang et al., Frustratingly Easy Transferability Estimation, ICML 2022.
     """
     checks.positive("distortion", distortion)
     sample = labelled(outputs, labels, num_classes)

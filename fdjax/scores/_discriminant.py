@@ -112,9 +112,12 @@ def sfda(
         The score, in [0, 1]; NaN for a black box, features that do not vary (within any
         class) and fewer than two classes.
 
+    Raises:
+        InputError: If a label is out of range.
+
     References:
         Shao et al., Not All Models Are Equal: Predicting Model Transferability in a
-        Self-challenging Fisher Space, ECCV 2022, section 4.
+        Self-challenging Fisher Space, ECCV 2022.
     """
     sample = labelled(outputs, labels, num_classes)
     shrinkage = _shrinkage(_within(sample.features, sample))
@@ -141,8 +144,11 @@ def etran_lda(
         The score, in [0, 1]; NaN for a black box, features that do not vary (within any
         class) and fewer than two classes.
 
+    Raises:
+        InputError: If a label is out of range.
+
     References:
-        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023, section 3.3.
+        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023.
     """
     sample = labelled(outputs, labels, num_classes)
     shrinkage = _shrinkage(_within(sample.features, sample))
@@ -173,10 +179,10 @@ def etran_energy(
         classes.
 
     Raises:
-        InputError: If `share` does not fit.
+        InputError: If `share` does not fit or a label is out of range.
 
     References:
-        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023, section 3.2.
+        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023.
     """
     checks.positive("share", share)
     checks.in_range("share", share, 0.0, 1.0)
@@ -211,8 +217,8 @@ def etran(
         NaN where a part is. A part that is equal for all teachers adds nothing.
 
     References:
-        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023, section 3.4
-        (the weights are those of the authors' code).
+        Gholami et al., ETran: Energy-Based Transferability Estimation, ICCV 2023 (the
+        weights are those of the authors' code).
     """
 
     def stretched(part: Float[Array, " teachers"]) -> Float[Array, " teachers"]:

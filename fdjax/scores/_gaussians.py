@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fdjax import checks
-from fdjax.scores._labelled import class_means, labelled
+from fdjax.scores._labelled import HIGHEST, class_means, labelled
 from fdjax.types import TeacherOutputs
 
 # In squared units of the features, as in the reference code; a class of one example has it.
@@ -35,24 +35,24 @@ def gbc(
         num_classes: Number of classes of the task; those without an example do not count.
         covariance: "diagonal" has a variance for each feature; "spherical" one for all,
             their mean.
-        logarithm: Give minus the logarithm of the sum. It ranks teachers alike and still does
-            so where many features make every coefficient underflow to zero.
+        logarithm: Give minus the logarithm of the sum. It ranks teachers alike, and still does
+            so where many features make every coefficient underflow to zero, as 256 do.
 
     Returns:
         The score, in [-C (C - 1), 0] for C classes, in nats with `logarithm`; NaN for a black
         box, features that do not vary and fewer than two classes.
 
     Raises:
-        InputError: If `covariance` is unknown.
+        InputError: If `covariance` is unknown or a label is out of range.
 
     References:
         Pándy et al., Transferability Estimation using Bhattacharyya Class Separability, CVPR
-        2022, eq. 3-5.
+        2022.
     """
     checks.choice("covariance", covariance, ("spherical", "diagonal"))
     sample = labelled(outputs, labels, num_classes)
     means = class_means(sample.features, sample.member)
-    residual = sample.features - jnp.matmul(sample.member, means)
+    residual = sample.features - jnp.matmul(sample.member, means, precision=HIGHEST)
     variance = jnp.maximum(class_means(residual**2, sample.member), SMALLEST_VARIANCE)
     if covariance == "spherical":
         total = jnp.sum(variance, axis=1, where=sample.varies, keepdims=True)

@@ -48,9 +48,12 @@ def hscore(
         The score, in [0, num_classes - 1]; NaN for a black box, features that do not vary and
         fewer than two classes.
 
+    Raises:
+        InputError: If a label is out of range.
+
     References:
         Bao et al., An Information-Theoretic Approach to Transferability in Task Transfer
-        Learning, ICIP 2019, definition 2.
+        Learning, ICIP 2019.
     """
     sample = labelled(outputs, labels, num_classes)
     # The score is the same in any units of the features, and equal ones condition best.
@@ -84,6 +87,9 @@ def regularised_hscore(
     Returns:
         The score, >= 0; NaN for a black box, features that do not vary and fewer than two
         classes.
+
+    Raises:
+        InputError: If a label is out of range.
 
     References:
         Ibrahim, Ponomareva, Mazumder, Newer is not always better: Rethinking transferability

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fdjax import checks
 from fdjax.types import TeacherOutputs
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -43,7 +44,12 @@ class Labelled(NamedTuple):
 def labelled(
     outputs: TeacherOutputs, labels: Int[Array, " examples"], num_classes: int
 ) -> Labelled:
-    """Takes the labelled examples of one teacher; a black box has one feature, undefined."""
+    """Takes the labelled examples of one teacher; a black box has one feature, undefined.
+
+    Raises:
+        InputError: If a label is out of range; not under `jit`.
+    """
+    checks.labels("labels", labels, num_classes, unlabelled=True)
     features = outputs.features
     if features is None or features.shape[-1] == 0:
         features = jnp.full((labels.shape[0], 1), jnp.nan, outputs.probabilities.dtype)

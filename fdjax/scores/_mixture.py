@@ -142,10 +142,10 @@ def nleep(
         than two classes or eight examples.
 
     Raises:
-        InputError: If a setting does not fit.
+        InputError: If a setting does not fit or a label is out of range.
 
     References:
-        Li et al., Ranking Neural Checkpoints, CVPR 2021, section 3.2.
+        Li et al., Ranking Neural Checkpoints, CVPR 2021.
     """
     checks.require(components >= 1, f"`components` must be at least 1, got {components}.")
     checks.positive("energy", energy)

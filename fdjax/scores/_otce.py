@@ -105,7 +105,7 @@ def otce_parts(
 
     References:
         Tan, Li, Huang, OTCE: A Transferability Metric for Cross-Domain Cross-Task
-        Representations, CVPR 2021, eq. 3-7.
+        Representations, CVPR 2021.
     """
     checks.require(
         source_features.shape[1] == target_features.shape[1],
@@ -172,7 +172,7 @@ def otce(
 
     References:
         Tan, Li, Huang, OTCE: A Transferability Metric for Cross-Domain Cross-Task
-        Representations, CVPR 2021, eq. 8.
+        Representations, CVPR 2021.
     """
     parts = otce_parts(
         source_features,

@@ -27,6 +27,9 @@ def lfc(
         The correlation, in [-1, 1]; NaN for a black box, features that do not vary and fewer
         than two classes.
 
+    Raises:
+        InputError: If a label is out of range.
+
     References:
         Deshpande et al., A linearized framework and a new benchmark for model selection for
         fine-tuning, 2021.
@@ -60,10 +63,11 @@ def parc(
 
     The distance of two examples is one less the correlation of their standardised features;
     that of two labels is zero or one. Spearman's correlation over all pairs, ties sharing
-    their mean rank. The paper first keeps 32 principal components: left out here, because a
-    correlation across components depends on their signs, which are arbitrary. A feature that
-    never varies does not count, for it is no different from padding; in the reference code it
-    shifts the correlations.
+    their mean rank. The reference code takes the label distances from a correlation, too, whose
+    rounding then breaks ties among them and moves the score by up to 0.8. The paper first keeps
+    32 principal components: left out here, because a correlation across components depends on
+    their signs, which are arbitrary. A feature that never varies does not count, for it is no
+    different from padding; in the reference code it shifts the correlations.
 
     Time and memory grow with the square of the number of examples. Ranks jump where
     distances meet, so gradients are zero.
@@ -78,9 +82,12 @@ def parc(
         features that vary, an example in whose standardised features nothing varies, fewer
         than two classes and classes of one example each.
 
+    Raises:
+        InputError: If a label is out of range.
+
     References:
         Bolya, Mittapalli, Hoffman, Scalable Diverse Model Selection for Accessible Transfer
-        Learning, NeurIPS 2021, section 4.
+        Learning, NeurIPS 2021.
     """
     sample = labelled(outputs, labels, num_classes)
     known = sample.member.sum(axis=1) > 0
