@@ -3,7 +3,7 @@
     python -m benchmarks.scores --out=scores.json
 
 Two hundred teachers of 10 to 100 labels on 500 examples of a task of 20 classes with hard
-labels, in one compiled pass a score. About half a minute on two cores. Beside the seconds it
+labels, in one compiled pass a score. About two minutes on two cores. Beside the seconds it
 says how far padding moves a score: each teacher is scored again alone, without padding.
 """
 
