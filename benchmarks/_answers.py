@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import _problems, _timing
-from fdjax.transport.solver import Domain
+from fdjax.transport import Domain
 
 MOST_ITERATIONS = 2000
 
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
         subsample: Problems for solvers that take one after the other.
         detail: Whether the gradient and the loop alone are timed too.
         iterations: Iterations of the roof; None: as many as plain Sinkhorn needs.
-        domain: Of ours: "auto", "kernel" or "log".
+        domain: Of ours: see `transport.solve`.
     """
 
     threshold: float = 1e-3

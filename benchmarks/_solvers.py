@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import _answers, _peers, _problems, _timing
 from fdjax import transport
-from fdjax.transport.solver import Domain
+from fdjax.transport import Domain
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -36,17 +36,21 @@ def _solve_ours(
 
 
 def _mode(solution: transport.Solution) -> str:
-    """The domain of all problems, or the share of those in the log domain."""
-    share = float(np.mean(np.asarray(solution.log_domain)))
-    return {0.0: "kernel", 1.0: "log"}.get(share, f"{share:.1%} log")
+    """The domain of all problems, or the share of each."""
+    solved_in = np.asarray(solution.domain)
+    shares = {name: np.mean(solved_in == place) for place, name in enumerate(transport.DOMAINS)}
+    held = {name: float(share) for name, share in shares.items() if share > 0}
+    if len(held) == 1:
+        return next(iter(held))
+    return ", ".join(f"{share:.1%} {name}" for name, share in held.items())
 
 
 def _iterations_run(solution: transport.Solution) -> float:
     """Iterations a problem: in the kernel domain all run as long as the slowest of them."""
     iterations = np.asarray(solution.iterations, np.float64)
-    log_domain = np.asarray(solution.log_domain)
-    together = iterations[~log_domain].max(initial=0.0)
-    return float(together + (iterations * log_domain).mean())
+    again = np.asarray(solution.domain) > 0
+    together = iterations[~again].max(initial=0.0)
+    return float(together + (iterations * again).mean())
 
 
 def _iteration_seconds(
@@ -85,7 +89,7 @@ def ours(problem: _problems.Problem, settings: _answers.Settings) -> _answers.An
     yardsticks["vectors"] = vectors
     products.append(settings.measure(*vectors.call))
     solution = timing.result
-    most_in_log = float(np.mean(np.asarray(solution.log_domain))) > 0.5
+    most = transport.DOMAINS[int(np.median(np.asarray(solution.domain)))]
 
     def cost_of(cost: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
         return transport.transport_cost(
@@ -105,7 +109,7 @@ def ours(problem: _problems.Problem, settings: _answers.Settings) -> _answers.An
         iterations=int(np.max(np.asarray(solution.iterations))),
         iterations_run=_iterations_run(solution),
         mode=_mode(solution),
-        iteration_seconds=_iteration_seconds(problem, settings, "log" if most_in_log else "kernel"),
+        iteration_seconds=_iteration_seconds(problem, settings, most),
         gradient=_answers.gradient(cost_of, problem, settings),
         gflops={
             name: yardstick.gflop / product.seconds

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import _problems
-from fdjax.transport.solver import Domain
+from fdjax.transport import Domain
 
 ALL = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact", "roof", "torch")
 _JAX = ("ott", "ott_fixed")

@@ -19,7 +19,7 @@ multiples of it ott 135-160, ott_fixed 3-6, pot_batch 280, pot_loop 17, pot_exac
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from absl import app, flags
@@ -27,7 +27,7 @@ from absl import app, flags
 from benchmarks import _answers, _problems, _solvers, _suites, _timing
 from fdjax import checks, reports
 from fdjax.reports import files
-from fdjax.transport.solver import Domain
+from fdjax.transport import Domain
 
 PEERS = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact")
 SUITES = ("default", *_suites.SUITES)
@@ -314,7 +314,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "epsilon_ratio", 0.02, "Epsilon as a share of the mean cost.", lower_bound=1e-6
     )
-    flags.DEFINE_enum("domain", "auto", ("auto", "kernel", "log"), "Domain in which ours iterates.")
+    flags.DEFINE_enum("domain", "auto", get_args(Domain), "Domain in which ours iterates.")
     flags.DEFINE_float("threshold", 1e-3, "Largest L1 error of a marginal.", lower_bound=1e-8)
     flags.DEFINE_integer("repeats", 7, "Timed calls of each solver.", lower_bound=1)
     flags.DEFINE_integer(

@@ -166,25 +166,21 @@ def test_gradient_is_timed_with_respect_to_the_target(monkeypatch):
     assert _answers.gradient(cost_of, problem, _answers.Settings()) is None
 
 
-def fake_solution(iterations, log_domain):
-    return FakeSolution(np.asarray(iterations), np.asarray(log_domain))
-
-
 class FakeSolution(NamedTuple):
     iterations: np.ndarray
-    log_domain: np.ndarray
+    domain: np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("iterations", "log_domain", "mode", "run"),
+    ("iterations", "domain", "mode", "run"),
     [
-        ([[20, 80]], [[False, False]], "kernel", 80.0),
-        ([[20, 80]], [[True, True]], "log", 50.0),
-        ([[20, 30, 60, 80]], [[False, False, False, True]], "25.0% log", 60.0 + 20.0),
+        ([[20, 80]], [[0, 0]], "kernel", 80.0),
+        ([[20, 80]], [[2, 2]], "log", 50.0),
+        ([[20, 30, 60, 80]], [[0, 0, 0, 1]], "75.0% kernel, 25.0% wide", 60.0 + 20.0),
     ],
 )
-def test_iterations_that_were_run(iterations, log_domain, mode, run):
-    solution = fake_solution(iterations, log_domain)
+def test_iterations_that_were_run(iterations, domain, mode, run):
+    solution = FakeSolution(np.asarray(iterations), np.asarray(domain))
     assert _solvers._mode(solution) == mode
     assert _solvers._iterations_run(solution) == run
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import entr, rel_entr
 
 from fdjax import sharding, transport
-from fdjax.transport import solver
+from fdjax.transport import domains, solver
 
 # (source, target, batch): few, as every shape compiles; with a shape its transpose.
 SQUARE = (6, 6, 4)
@@ -309,23 +309,28 @@ def test_the_last_of_a_large_batch_is_finished_apart_with_the_same_answer(seed, 
     assume(int(alone.iterations[0]) > 10)
     batch.source[place], batch.target[place] = one.source[0], one.target[0]
     together = solved(batch)
-    np.testing.assert_array_equal(np.flatnonzero(together.log_domain), [place])
+    np.testing.assert_array_equal(np.flatnonzero(together.domain), [place])
     last = jax.tree.map(lambda x: x[place : place + 1], together)
     assert_same_values(last, alone, slack(one))
 
 
 @laws(60)
 @given(problems([SQUARE]))
-def test_the_domains_agree_where_both_hold(problem):
-    fast, slow = solve(problem, domain="kernel"), solved(problem, domain="log")
+def test_the_domains_agree_where_they_hold(problem):
+    fast, wide = solve(problem, domain="kernel"), solve(problem, domain="wide")
+    slow = solved(problem, domain="log")
     held = np.isfinite(fast.transport_cost)
-    both = held & np.asarray(fast.converged)
-    assert slow.log_domain.all() and not fast.log_domain.any()
-    assert_same_values(
-        *(jax.tree.map(lambda x: x[both], one) for one in (fast, slow)), slack(problem)
-    )
-    # "auto" leaves nothing to the kernel that it does not hold.
-    assert solve(problem).log_domain[~held].all()
+    for place, one in enumerate((fast, wide, slow)):
+        assert (one.domain == place).all()
+        both = np.isfinite(one.transport_cost) & np.asarray(one.converged)
+        assert_same_values(
+            *(jax.tree.map(lambda x, both=both: x[both], found) for found in (one, slow)),
+            slack(problem),
+        )
+    # Doubles hold what singles hold, and "auto" leaves nothing to a domain that does not hold it.
+    assert np.isfinite(wide.transport_cost)[held].all()
+    found = solve(problem).domain
+    assert (found[~held] > 0).all() and (found[np.isnan(wide.transport_cost)] == 2).all()
 
 
 def test_a_plan_through_an_entry_that_underflows_is_not_missed():
@@ -378,7 +383,7 @@ def faculties():
 @given(faculties())
 def test_every_example_of_a_faculty_has_its_own_domain(faculty):
     together = solved(faculty)
-    needed = np.asarray(together.log_domain).any(axis=1)
+    needed = np.asarray(together.domain > 0).any(axis=1)
     assert needed[SCALES.index(30.0)] and not needed[SCALES.index(0.02)]
     for place in range(len(SCALES)):
         cost, source, target = (array[place] for array in faculty[:3])
@@ -402,7 +407,7 @@ def test_teachers_on_several_devices_are_solved_as_on_one(faculty):
     expected = solved(faculty)
     found = over_devices()(tuple(jnp.asarray(array) for array in faculty[:3]))
     assert_same_values(found, expected, slack(faculty))
-    assert found.converged.all() and found.log_domain.any() and not found.log_domain.all()
+    assert found.converged.all() and len(np.unique(found.domain)) > 1
 
 
 @pytest.fixture
@@ -410,7 +415,7 @@ def compiled_anew():
     """A function that forgets compiled solvers, which hold the size of a chunk."""
 
     def forget():
-        solver._solve_blocks.clear_cache()
+        domains.solve.clear_cache()
         solver._vmappable.cache_clear()
 
     forget()
@@ -419,19 +424,22 @@ def compiled_anew():
 
 
 @pytest.mark.slow
-def test_chunks_change_nothing(monkeypatch, compiled_anew):
-    """Where 16 examples of two teachers fail: 16 chunks of one, or five of three and a rest."""
+@pytest.mark.parametrize("name", ["wide", "log"])
+def test_chunks_change_nothing(monkeypatch, compiled_anew, name):
+    """Groups of one, three or all eight examples of a teacher, one or two groups at a time."""
     kinds = (["uniform", "cosine"], ["flat", "with zeros"], ["peaked", "nearly one-hot"])
     parts = [make(7, (5, 4, 8), *kind, 0.002)[:3] for kind in zip(*kinds, strict=True)]
     faculty = Problem(*(np.stack(arrays) for arrays in zip(*parts, strict=True)), 0.002)
-    expected = solve(faculty)
-    assert expected.log_domain.sum() > 6 and expected.converged.all()
-    for examples in (1, 3):
+    expected = solve(faculty, domain=name)
+    assert expected.converged.all()
+    ways = domains._ways()
+    for width, groups in ((1, 1),) if name == "log" else ((1, 2), (3, 1), (3, 2), (8, 2)):
         compiled_anew()
-        monkeypatch.setattr(solver, "_largest_chunk", lambda examples=examples: examples * 5 * 4)
-        found = solve(faculty)
-        for name, one, other in zip(found._fields, found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=name)
+        changed = ways | {name: ways[name]._replace(width=width, numbers=groups * 5 * 4)}
+        monkeypatch.setattr(domains, "_ways", lambda changed=changed: changed)
+        found = solve(faculty, domain=name)
+        for field, one, other in zip(found._fields, found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=field)
 
 
 @pytest.mark.slow

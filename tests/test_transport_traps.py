@@ -8,7 +8,7 @@ import truth
 from test_transport import problem
 
 from fdjax import checks, costs, transport
-from fdjax.transport import solver
+from fdjax.transport import domains
 
 
 @pytest.mark.parametrize("max_iterations", [1, 5, 10, 25])
@@ -154,17 +154,17 @@ def test_t10_an_underflowing_kernel_gives_no_wrong_number(epsilon):
         np.testing.assert_allclose(solution.transport_cost[i], sharp, atol=2e-3)
         np.testing.assert_allclose(solution.regularised_cost[i], relative, atol=2e-3)
     assert solution.converged.sum() >= 3
-    assert epsilon > 0.001 or solution.log_domain.all()
+    assert epsilon > 0.001 or (solution.domain > 0).all()
 
 
 def test_the_domain_can_be_forced_and_gives_no_wrong_number():
     cost, a, b = problem(source=10, target=7, spread=3.0)
     forced = {
         domain: transport.solve(cost, a, b, epsilon=0.05, domain=domain)
-        for domain in ("auto", "kernel", "log")
+        for domain in ("auto", *transport.DOMAINS)
     }
-    assert [bool(forced[d].log_domain.any()) for d in ("auto", "kernel")] == [False, False]
-    assert forced["log"].log_domain.all()
+    solved_in = {domain: set(np.asarray(found.domain)) for domain, found in forced.items()}
+    assert solved_in == {"auto": {0}, "kernel": {0}, "wide": {1}, "log": {2}}
     for solution in forced.values():
         np.testing.assert_allclose(
             solution.regularised_cost, forced["auto"].regularised_cost, rtol=1e-4
@@ -174,13 +174,20 @@ def test_the_domain_can_be_forced_and_gives_no_wrong_number():
     np.testing.assert_array_equal(jnp.isnan(beyond.transport_cost) & beyond.converged, False)
 
 
+def test_a_wide_domain_is_refused_where_doubles_are_no_wider(monkeypatch):
+    cost, a, b = problem()
+    monkeypatch.setattr(domains, "_WIDE_BACKENDS", ())
+    with pytest.raises(checks.InputError, match='"wide" needs float64'):
+        transport.solve(cost, a, b, epsilon=0.1, domain="wide")
+
+
 def test_t11_and_t12_one_trace_serves_every_call_and_every_epsilon():
     cost, a, b = problem(source=4, target=3)
     transport.solve(cost, a, b, epsilon=0.1)
-    traces = solver._solve_blocks._cache_size()
+    traces = domains.solve._cache_size()
     for epsilon in (0.2, 0.3, jnp.asarray(0.4)):
         transport.solve(cost, a, b, epsilon=epsilon)
-    assert solver._solve_blocks._cache_size() == traces
+    assert domains.solve._cache_size() == traces
 
 
 def test_t13_products_run_at_the_highest_precision():

@@ -1,7 +1,7 @@
 """Entropic optimal transport between every teacher prediction and its student prediction."""
 
-from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple, get_args
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fdjax import checks
+from fdjax.transport import domains
+from fdjax.transport.domains import Domain, Solved, check_domain
 from fdjax.transport.masses import log, mass_tolerance, unit_masses
 
 Potentials = tuple[Float[Array, "*faculty batch source"], Float[Array, "*faculty batch target"]]
-
-
-Domain = Literal["auto", "kernel", "log"]
-# Share of the examples at which those left are solved one by one: that costs ten times as much
-# for each of them, but nothing for the others.
-_STRAGGLERS = 1 / 100
 
 
 class Solution(NamedTuple):
@@ -35,7 +31,7 @@ class Solution(NamedTuple):
             where source and target differ in mass.
         iterations: Sinkhorn iterations until the example was done, in both domains together; a
             multiple of ten (unless `max_iterations` is none).
-        log_domain: Whether the example was solved in the log domain; see `solve`.
+        domain: Where the example was solved, a place in `DOMAINS`; see `solve`.
     """
 
     source_potential: Float[Array, "*faculty batch source"]
@@ -45,106 +41,20 @@ class Solution(NamedTuple):
     marginal_error: Float[Array, "*faculty batch"]
     converged: Bool[Array, "*faculty batch"]
     iterations: Int[Array, "*faculty batch"]
-    log_domain: Bool[Array, "*faculty batch"]
-
-
-class _Solved(NamedTuple):
-    """What `scaling.Solved` holds, and which examples were solved in the log domain."""
-
-    f: Array
-    g: Array
-    transport_cost: Array
-    regularised_cost: Array
-    marginal_error: Array
-    iterations: Array
-    log_domain: Array
-
-
-def _largest_chunk() -> int:
-    """Numbers in the plans that are held at once: in the cache of a processor, or of a device."""
-    return 2**18 if jax.default_backend() == "cpu" else 2**26
-
-
-def _solve_again(
-    cost: Array, source: Array, target: Array, start: Array, fast: Any, done: Array, **settings: Any
-) -> _Solved:
-    """Solves in the log domain those examples that are not `done`, some at a time."""
-    from fdjax.transport import absorption
-
-    teachers, examples = done.shape
-    few = max(16, int(_STRAGGLERS * done.size))  # usually no more are left
-    chunk = max(1, min(done.size, few, _largest_chunk() // cost[0].size))
-    wanted = done.size - done.sum()
-    order = jnp.argsort(done.reshape(-1), stable=True)  # those not done come first
-
-    def solve_chunk(place: Array, solved: Any) -> Any:
-        position = place * chunk + jnp.arange(chunk)
-        teacher, example = jnp.divmod(order[jnp.minimum(position, done.size - 1)], examples)
-        # The last chunk is filled up with problems without mass, which are done at once, and
-        # whose results are dropped.
-        real = position < wanted
-        a, b, f = (blocks[teacher, :, example][..., None] for blocks in (source, target, start))
-        a, b = (jnp.where(real[:, None, None], mass, 0.0) for mass in (a, b))
-        found = absorption.solve(cost[teacher], a, b, f, **settings)
-        before = solved.iterations[teacher, example][:, None]
-        found = found._replace(iterations=before + found.iterations)
-        teacher = jnp.where(real, teacher, teachers)
-
-        def put(blocks: Array, value: Array) -> Array:
-            place = (teacher, slice(None), example) if blocks.ndim == 3 else (teacher, example)
-            return blocks.at[place].set(value[..., 0], mode="drop")
-
-        return jax.tree.map(put, solved, found)
-
-    chunks = (wanted + chunk - 1) // chunk
-    return _Solved(*(*jax.lax.fori_loop(0, chunks, solve_chunk, fast), ~done))
-
-
-@partial(jax.jit, static_argnames=("domain", "threshold", "max_iterations"))
-def _solve_blocks(
-    cost: Array,
-    source: Array,
-    target: Array,
-    start: Array,
-    *,
-    domain: Domain,
-    threshold: float,
-    max_iterations: int,
-) -> _Solved:
-    """The kernel domain, and the log domain for those examples that do not fit.
-
-    Jitted here, as ott-jax traces anew on each call outside `jit` (a thousand times slower).
-    """
-    from fdjax.transport import scaling
-
-    settings: Any = {"threshold": threshold, "max_iterations": max_iterations}
-    arrays = (cost, source, target)
-    if domain == "log":
-        blank = jnp.zeros_like(source[:, 0])
-        iterations = jnp.zeros(blank.shape, jnp.int32)
-        fast = scaling.Solved(source, target, blank, blank, blank, iterations)
-        return _solve_again(*arrays, start, fast, jnp.zeros(blank.shape, bool), **settings)
-    if domain == "kernel":
-        fast, held = scaling.solve(*arrays, start, **settings)
-        nan = jnp.where(held, 1.0, jnp.nan)
-        values = (value * (nan if value.ndim == 2 else nan[:, None]) for value in fast[:-1])
-        return _Solved(*(*values, fast.iterations, jnp.zeros_like(held)))
-    fast, held = scaling.solve(*arrays, start, leave=_STRAGGLERS, **settings)
-    done = held & ((fast.marginal_error < threshold) | (fast.iterations == max_iterations))
-    return _solve_again(*arrays, jnp.where(held[:, None], fast.f, start), fast, done, **settings)
+    domain: Int[Array, "*faculty batch"]
 
 
 @lru_cache  # a new function each time would be traced each time
 def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
-    """`_solve_blocks` whose `vmap` is a larger direct sum instead of a batched loop.
+    """`domains.solve` whose `vmap` is a larger direct sum instead of a batched loop.
 
     Batching ott-jax's while-loop would turn each of its conditions into "compute both": the
     direct sum takes the new axis as it takes the others.
     """
 
     @jax.custom_batching.custom_vmap
-    def solve_blocks(cost: Array, source: Array, target: Array, start: Array) -> _Solved:
-        return _solve_blocks(
+    def solve_blocks(cost: Array, source: Array, target: Array, start: Array) -> Solved:
+        return domains.solve(
             cost,
             source,
             target,
@@ -172,7 +82,7 @@ def _vmappable(domain: Domain, threshold: float, max_iterations: int) -> Any:
                 jnp.moveaxis(out.reshape(*out.shape[:-1], axis_size, -1), -2, 0) for out in solved
             ]
         batched: Any = [True] * len(split)
-        return _Solved(*split), _Solved(*batched)
+        return Solved(*split), Solved(*batched)
 
     return solve_blocks
 
@@ -224,7 +134,6 @@ def solve_relative(
     check_problem(cost, source, target, epsilon)
     checks.positive("threshold", threshold)
     checks.positive("max_iterations", max_iterations)
-    checks.choice("domain", domain, get_args(Domain))
     faculty = cost.shape[:-2]
 
     def columns(rows: Array) -> Array:
@@ -232,6 +141,7 @@ def solve_relative(
 
     (a, b, mass), wrong = unit_masses(columns(source), columns(target))
     dtype = jnp.promote_types(a.dtype, jnp.promote_types(cost.dtype, jnp.float32))
+    check_domain(domain, dtype)
     epsilon = jnp.asarray(epsilon, dtype)
 
     def blocks(array: Array) -> Array:
@@ -246,7 +156,7 @@ def solve_relative(
         start = start - jnp.sum(a * start, axis=-2, keepdims=True)
     solve_blocks = _vmappable(domain, float(threshold), int(max_iterations))
     solved = solve_blocks(blocks(cost / epsilon), blocks(a), blocks(b), blocks(start))
-    f, g, sharp, regularised, error, iterations, log_domain = (
+    f, g, sharp, regularised, error, iterations, solved_in = (
         array.reshape(*faculty, *array.shape[1:]) for array in solved
     )
     scale = epsilon * mass * jnp.where(wrong, jnp.nan, 1.0)
@@ -258,7 +168,7 @@ def solve_relative(
         marginal_error=jnp.where(wrong, jnp.nan, error),
         converged=(error < threshold) & ~wrong,
         iterations=iterations,
-        log_domain=log_domain,
+        domain=solved_in,
     )
     unit = jnp.where(wrong, jnp.nan, epsilon)[..., None, :]
     return solution, (columns(unit * f), columns(unit * g))
@@ -279,9 +189,10 @@ def solve(
 
     All examples of all teachers are one problem to ott-jax (their direct sum), so that an
     iteration is a matrix product. Examples whose plan does not fit the float range of the
-    shared kernel exp(-cost / epsilon) are solved again in the log domain, so the answer is
-    right at every epsilon; `Solution.log_domain` tells. Beside arguments and results it holds
-    about four times the marginals, and in the log domain the plans of a few examples at a time.
+    shared kernel exp(-cost / epsilon) are solved again in a wider one, in float64, and those
+    that do not fit there either in the log domain, so the answer is right at every epsilon;
+    `Solution.domain` tells. Beside arguments and results it holds about four times the
+    marginals, and in the other domains the kernels of a few examples.
 
     Args:
         cost: Price of moving mass from teacher label to student label.
@@ -293,9 +204,11 @@ def solve(
         initial: Potentials to start from, as (source_potential, target_potential) of an
             earlier solution of the same shapes.
         domain: "kernel" iterates scalings by products with one kernel for all examples, and
-            gives NaN for those that leave the float range; "log" absorbs the potentials into
-            a kernel of each example's own, right at every epsilon; "auto" is "kernel", and
-            "log" for those examples that do not fit and for the last stragglers.
+            gives NaN for those that leave the float range; "wide" does so in float64, some
+            examples at a time; "log" absorbs the potentials into a kernel of each example's
+            own, right at every epsilon; "auto" is "kernel", and for those examples that do
+            not fit and for the last stragglers "wide" (not on TPUs, where float64 is no
+            wider), and then "log".
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.

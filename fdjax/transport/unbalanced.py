@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdjax import checks
+from fdjax.transport.domains import DOMAINS
 from fdjax.transport.masses import log, unit_masses
 from fdjax.transport.solver import Potentials, Solution, check_problem, plan
 from fdjax.transport.value import Entropy, first_order_only, negative_entropy
@@ -90,7 +91,7 @@ def _solve_relative(
         marginal_error=nan * error,
         converged=(error < threshold) & ~wrong,
         iterations=iterations,
-        log_domain=jnp.ones(batch, bool),
+        domain=jnp.full(batch, DOMAINS.index("log")),
     )
     unit = (nan * epsilon)[..., None]
     return solution, (unit * f, unit * g)
