@@ -131,11 +131,12 @@ def _optional(name: str, install: str = "pip install -U -e '.[bench]'") -> Any:
 
 
 def torch_log(problem: _problems.Problem, settings: _answers.Settings) -> _answers.Answer:
-    """A plain log-domain batch in PyTorch on the CPU, checked at every tenth iteration."""
+    """A plain log-domain batch in PyTorch, checked at every tenth iteration."""
     torch = _optional("torch", "pip install torch")
-    scaled = torch.tensor(problem.cost / problem.epsilon)[:, None]
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    scaled = torch.tensor(problem.cost / problem.epsilon, device=device)[:, None]
     turned = scaled.transpose(-1, -2).contiguous()  # sums over the last axis are the fast ones
-    a, b = (torch.tensor(marginal) for marginal in problem[1:3])
+    a, b = (torch.tensor(marginal, device=device) for marginal in problem[1:3])
     log_a, log_b = a.log(), b.log()
 
     def columns(f: Any) -> Any:
@@ -151,13 +152,15 @@ def torch_log(problem: _problems.Problem, settings: _answers.Settings) -> _answe
                 if errors.max() <= settings.threshold:
                     break
         dual = (a * (f - log_a)).sum(-1) + (b * (g - log_b)).sum(-1)
-        return (*(problem.epsilon * array.numpy() for array in (f, g, dual)), count)
+        return (*(problem.epsilon * array.cpu().numpy() for array in (f, g, dual)), count)
 
     timing = settings.measure(solve)
     f, g, costs, count = timing.result
     # What PyTorch allocates is not seen by the measure of memory.
     timing = timing._replace(bytes=None)
-    return _answers.Answer(problem, timing, (f, g), costs=costs, iterations=count, mode="log")
+    return _answers.Answer(
+        problem, timing, (f, g), costs=costs, iterations=count, mode="log", note=f"on {device}"
+    )
 
 
 def _l2_threshold(problem: _problems.Problem, settings: _answers.Settings) -> float:
