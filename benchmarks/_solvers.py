@@ -74,9 +74,11 @@ def _iteration_seconds(
 
 def ours(problem: _problems.Problem, settings: _answers.Settings) -> _answers.Answer:
     """`fdjax.transport.solve`: all problems as one direct sum; in turns with matrix products."""
+    shape = (*problem.source.shape[:2], *problem.cost.shape[1:])
     yardsticks = {
         "square": _timing.square_product(),
-        "pair": _timing.pair_product(*problem.source.shape[:2], *problem.cost.shape[1:]),
+        "pair": _timing.pair_product(*shape),
+        "double": _timing.pair_product(*shape, double=True),
     }
     vectors = _timing.vector_product(problem.size, *problem.cost.shape[1:])
     timing, *products = settings.measure_together(

@@ -84,6 +84,9 @@ CLAIMS = (
     case(1000, 100, 0.02, domain="log"),
     case(100, 100, 0.02, spread=PEAKED, peers=("ott", "ott_fixed", "pot_exact")),
     case(100, 100, 0.005, peers=("ott", "ott_fixed", "pot_exact")),
+    case(100, 100, 0.02, domain="wide"),
+    case(1000, 100, 0.02, domain="wide"),
+    case(100, 100, 0.005, spread=PEAKED, peers=("ott_fixed", "pot_exact")),
 )
 
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {"claims": lambda: CLAIMS, "grid": grid}
@@ -105,7 +108,7 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     found = []
     speeds = {"ott": 80.0, "ott_fixed": 2.0, "pot_batch": 20.0, "pot_exact": 20.0}
-    for place in (0, 4, 5):
+    for place in (0, 4, 5, 8):
         first = _rows(cases, place)
         asked = CLAIMS[place]
         kind = "flat" if asked.spread == FLAT else "peaked"
@@ -114,12 +117,20 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             ready = {"ours", peer} <= first.keys()
             measured = first[peer]["ratio"] if ready else "left out"
             found.append(_verdict(claim, speeds[peer], measured, above=True))
-    shares = (("kernel", 0, 0.6), ("kernel", 1, 0.8), ("log", 2, 0.4), ("log", 3, 0.6))
+    shares = (
+        *(("kernel", 0, 0.6), ("kernel", 1, 0.8), ("log", 2, 0.4), ("log", 3, 0.6)),
+        *(("wide", 6, 0.4), ("wide", 7, 0.6)),
+    )
+    against = {
+        "kernel": ("square", "pair"),
+        "wide": ("pair", "double"),
+        "log": ("pair", "vectors"),
+    }
     for domain, place, least in shares:
         row = _rows(cases, place).get("ours")
         asked = CLAIMS[place]
         where = f"{asked.source} x {asked.target}, epsilon {asked.epsilon_ratio:g}, {domain} domain"
-        for yardstick in ("square", "pair") if domain == "kernel" else ("pair", "vectors"):
+        for yardstick in against[domain]:
             claim = f"{where}: whole call as a share of the {yardstick} rate"
             measured = "not run" if row is None else row[f"call_of_{yardstick}"]
             found.append(_verdict(claim, least, measured, above=True))

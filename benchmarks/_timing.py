@@ -129,7 +129,7 @@ def _prepare(
 
 
 class Yardstick(NamedTuple):
-    """A float32 matrix product that others are measured by.
+    """A matrix product, in float32 unless said, that others are measured by.
 
     Attributes:
         call: Function and arguments, for `measure_together`.
@@ -146,11 +146,20 @@ def square_product(size: int = 1024) -> Yardstick:
     return Yardstick((jax.jit(_product), matrix, matrix), 2e-9 * size**3)
 
 
-def pair_product(teachers: int, examples: int, source: int, target: int) -> Yardstick:
+def pair_product(
+    teachers: int, examples: int, source: int, target: int, *, double: bool = False
+) -> Yardstick:
     """The two products of a Sinkhorn iteration and nothing else, as often as is timed well.
 
     [teachers, target, source] times [teachers, source, examples] and back: with an example a
     column they are faster than with one a row.
+
+    Args:
+        teachers: Matrices.
+        examples: Columns of each.
+        source: Rows of the columns.
+        target: Rows of what they are multiplied to.
+        double: Whether in float64.
     """
     keys = jax.random.split(jax.random.key(0), 2)
     columns = jax.random.uniform(keys[0], (teachers, source, examples))
@@ -166,6 +175,7 @@ def pair_product(teachers: int, examples: int, source: int, target: int) -> Yard
         columns,
         there,
         back,
+        double=double,
     )
 
 
@@ -187,13 +197,18 @@ def vector_product(problems: int, source: int, target: int) -> Yardstick:
     return _repeated(4e-9 * held * source * target, there_and_back, vectors, matrices)
 
 
-def _repeated(gflop: float, function: Any, x: jax.Array, *others: jax.Array) -> Yardstick:
+def _repeated(
+    gflop: float, function: Any, x: jax.Array, *others: jax.Array, double: bool = False
+) -> Yardstick:
     """A function of its own result, as often as one call needs to be timed well."""
     count = max(1, min(1000, math.ceil(2 / gflop)))
 
     @jax.jit
-    def often(x: jax.Array, *others: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, count, lambda _, x: function(x, *others), x)
+    def often(*arrays: jax.Array) -> jax.Array:
+        with jax.enable_x64(double):
+            start, *others = (array.astype(float if double else array.dtype) for array in arrays)
+            last = jax.lax.fori_loop(0, count, lambda _, x: function(x, *others), start)
+            return last.astype(x.dtype)
 
     return Yardstick((often, x, *others), count * gflop)
 

@@ -227,7 +227,7 @@ def fake_solver(seconds_each, sizes):
         seconds = seconds_each * problem.size
         timing = _timing.Timing(0.0, seconds, (seconds,), None)
         shape = problem.source.shape[:2]
-        gflops = {"square": 1.0, "pair": 1.0, "vectors": 1.0}
+        gflops = {"square": 1.0, "pair": 1.0, "double": 1.0, "vectors": 1.0}
         costs = np.ones(shape)
         return _answers.Answer(problem, timing, costs=costs, iterations=10, gflops=gflops)
 
