@@ -1,19 +1,43 @@
 """From the teachers of a faculty to their scores, how sure those are, their ranking and weights."""
 
+from fdjax.selection.elimination import Elimination, Round, eliminate
 from fdjax.selection.ranking import mixture, rank
 from fdjax.selection.scoring import ScoreFn, score_faculty, score_labellings
 from fdjax.selection.soundness import faults
 from fdjax.selection.stacking import Buckets, Faculty, bucket, stack
+from fdjax.selection.uncertainty import (
+    Resamples,
+    bootstrap,
+    halves,
+    intervals,
+    outranks,
+    p_values,
+    permutations,
+    resample,
+    standard_errors,
+)
 
 __all__ = [
     "Buckets",
+    "Elimination",
     "Faculty",
+    "Resamples",
+    "Round",
     "ScoreFn",
+    "bootstrap",
     "bucket",
+    "eliminate",
     "faults",
+    "halves",
+    "intervals",
     "mixture",
+    "outranks",
+    "p_values",
+    "permutations",
     "rank",
+    "resample",
     "score_faculty",
     "score_labellings",
     "stack",
+    "standard_errors",
 ]

@@ -1,6 +1,7 @@
 """From scores to a ranking, and to the weights of several teachers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import numpy as np
@@ -9,23 +10,36 @@ from jaxtyping import Array, Float
 from fdjax import checks
 
 
-def rank(scores: Float[Array | np.ndarray, " teachers"], names: Sequence[str]) -> tuple[str, ...]:
+def rank(
+    scores: Float[Array | np.ndarray, " teachers"],
+    names: Sequence[str],
+    *,
+    undefined: Literal["refuse", "last"] = "refuse",
+) -> tuple[str, ...]:
     """Names of the teachers, best score first; equal scores keep the given order.
 
+    Args:
+        scores: Higher is better.
+        names: Of the teachers.
+        undefined: What becomes of teachers whose score is NaN: "refuse" raises, "last" puts them
+            behind all others, in their order.
+
     Raises:
-        InputError: If the numbers of scores and names differ or a score is NaN; it names the
-            teachers.
+        InputError: If the numbers of scores and names differ, or a score is NaN (with "last": all
+            are); it names the teachers.
     """
+    checks.choice("undefined", undefined, ("refuse", "last"))
     checks.shape("scores", scores, (len(names),))
     values = np.asarray(scores)
     unknown = [name for name, missing in zip(names, np.isnan(values), strict=True) if missing]
     listed = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
     checks.require(
-        not unknown,
+        not unknown or (undefined == "last" and len(unknown) < len(names)),
         f"`scores` is NaN for {len(unknown)} of {len(names)} teachers ({listed}); leave them out "
         "or take a score that needs only predictions, such as leep: a black box has no score of "
         "features.",
     )
+    # NaN sorts behind every number.
     return tuple(names[position] for position in np.argsort(-values, kind="stable"))
 
 
