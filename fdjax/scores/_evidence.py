@@ -67,7 +67,7 @@ def logme(
         You, Liu, Wang, Long, LogME: Practical Assessment of Pre-trained Models for Transfer
         Learning, ICML 2021, eq. 2-3.
     """
-    if outputs.features is None:
+    if outputs.features is None or outputs.features.shape[-1] == 0:
         return jnp.full((), jnp.nan, outputs.probabilities.dtype)
     known = labels >= 0
     features = jnp.where(known[:, None], outputs.features, 0.0)

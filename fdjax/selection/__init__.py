@@ -1,6 +1,6 @@
 """From the teachers of a faculty to their scores, how sure those are, their ranking and weights."""
 
-from fdjax.selection.elimination import Elimination, Round, eliminate
+from fdjax.selection.elimination import Ask, Elimination, Round, eliminate, known
 from fdjax.selection.ranking import mixture, rank
 from fdjax.selection.scoring import ScoreFn, score_faculty, score_labellings
 from fdjax.selection.soundness import faults
@@ -18,6 +18,7 @@ from fdjax.selection.uncertainty import (
 )
 
 __all__ = [
+    "Ask",
     "Buckets",
     "Elimination",
     "Faculty",
@@ -30,6 +31,7 @@ __all__ = [
     "faults",
     "halves",
     "intervals",
+    "known",
     "mixture",
     "outranks",
     "p_values",

@@ -78,8 +78,8 @@ def _joined(parts: Sequence[TeacherOutputs]) -> TeacherOutputs:
     )
 
 
-def _answers(teachers: Sequence[TeacherOutputs]) -> Ask:
-    """Asks teachers whose outputs are known already."""
+def known(teachers: Sequence[TeacherOutputs]) -> Ask:
+    """Asks teachers whose outputs on all examples are known already."""
 
     def ask(positions: Sequence[int], rows: np.ndarray) -> list[TeacherOutputs]:
         def part(one: TeacherOutputs) -> TeacherOutputs:
@@ -146,7 +146,7 @@ def eliminate(
         checks.require(number is not None, "`teachers` is a function; say their `number`.")
         ask, total = teachers, int(number or 0)
     else:
-        ask, total = _answers(teachers), len(teachers)
+        ask, total = known(teachers), len(teachers)
     checks.require(total > 0, "there is no teacher; hand in at least one.")
     labels = np.asarray(labels, np.int32)
     order_key, draw_key = jax.random.split(key)
@@ -177,15 +177,14 @@ def eliminate(
             **settings,
         )
         scores, ends = np.asarray(found.scores), np.asarray(intervals(found, level=level))
-        known = ~np.isnan(scores)
         checks.require(
-            bool(known.any()),
+            not np.isnan(scores).all(),
             f"the score is undefined for all {len(left)} teachers left after {len(seen)} examples; "
             "choose another score, such as leep, or a larger `first`.",
         )
         best = int(np.nanargmax(scores))
         # An interval that is not known (NaN) rules nobody out.
-        out = ~known | (ends[:, 1] < ends[best, 0])
+        out = np.isnan(scores) | (ends[:, 1] < ends[best, 0])
         kept = tuple(position for position, gone in zip(left, out, strict=True) if not gone)
         rounds.append(Round(len(seen), left, scores, ends, kept))
         left = kept
