@@ -69,7 +69,9 @@ def test_foreign_outputs_are_ranked_and_the_bad_one_is_named(folder, tmp_path, c
     assert rows["poor"]["labels"] == 20
     assert rows["good"]["reference p"] == 0.01 and rows["seeing"]["reference ±"] > 0
     assert rows["twin"]["first is better"] == 0.5 and rows["poor"]["first is better"] > 0.99
-    assert results["verdict"].startswith("good is first by reference, but cannot be told from twin:")
+    assert results["verdict"].startswith(
+        "good is first by reference, but cannot be told from twin:"
+    )
     budget = {(row["score"], row["examples a class"]): row for row in results["budget"]}
     assert [size for name, size in budget if name == "reference"] == [2, 4, 8, 16]
     assert budget["reference", 16]["tau"] > budget["reference", 2]["tau"]
