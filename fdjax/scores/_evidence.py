@@ -17,8 +17,8 @@ SMALLEST_NOISE = 1e-5
 # Natural logarithm of prior precision over noise precision, relative to the sum of the squared
 # singular values: from "every direction is free" to "no direction has any effect". The lower end
 # is raised to what rounding leaves of the small ones, the upper by how far the mean is above.
-COARSE = (-30.0, 12.0, 64)
-REFINEMENTS = 10
+COARSE = (-30.0, 12.0, 48)
+HALVINGS = 12
 
 
 class _Problem(NamedTuple):
@@ -88,12 +88,13 @@ def _reduce(
 
 
 def _log_evidence(
-    problem: _Problem, ratio: Float[Array, "num_classes grid"], by_examples: bool
+    problem: _Problem, ratio: Float[Array, "rows grid"], by_examples: bool
 ) -> Float[Array, "num_classes grid"]:
     """Log of N(y; 0, noise * (I + F F' / ratio)) / N at the noise that makes it largest.
 
     With A the tridiagonal matrix and its bordering by the mean g, by elimination: A + ratio =
     L D L', so that log det and all inner products x' (A + ratio)^-1 y are sums over its rows.
+    The ratios are one row for each class, or one for all.
     """
     tiny = jnp.finfo(ratio.dtype).tiny
 
@@ -115,8 +116,9 @@ def _log_evidence(
             mean_mean + mean * mean / pivot,
         ), None
 
-    zero = jnp.zeros_like(ratio)
-    start = (jnp.ones_like(ratio), *(zero for _ in range(6)))
+    shared = jnp.zeros_like(ratio)
+    each = jnp.zeros((len(problem.level), ratio.shape[1]), ratio.dtype)
+    start = (jnp.ones_like(ratio), each, shared, shared, each, each, shared)
     rows = (problem.diagonal, problem.beside, problem.columns)
     (_, _, _, log_det, own_own, own_mean, mean_mean), _ = jax.lax.scan(row, start, rows)
     spread, level = problem.spread[:, None], problem.level[:, None]
@@ -142,24 +144,22 @@ def _largest(
     problem = _reduce(features, member)
     by_examples = features.shape[1] > features.shape[0]
 
-    def value(log_ratio: Float[Array, "num_classes grid"]) -> Float[Array, "num_classes grid"]:
+    def value(log_ratio: Float[Array, "rows grid"]) -> Float[Array, "num_classes grid"]:
         return _log_evidence(problem, jnp.exp(log_ratio), by_examples)
 
     low = max(COARSE[0], math.log(4 * jnp.finfo(features.dtype).eps))
     high = COARSE[1] + jnp.log1p(problem.mean_square)
     grid = jnp.linspace(low, high, COARSE[2], dtype=features.dtype)
-    values = value(jnp.broadcast_to(grid, (member.shape[1], COARSE[2])))
-    best = grid[jnp.argmax(values, axis=1)]
+    best = grid[jnp.argmax(value(grid[None]), axis=1)]
 
     def nearer(step: Int[Array, ""], best: Float[Array, " num_classes"]) -> Array:
-        # Five points over the two neighbours of the best of five.
         width = (high - low) / (COARSE[2] - 1) * 0.5 ** (step + 1)
-        near = best[:, None] + width * jnp.arange(-2, 3, dtype=best.dtype)
+        near = best[:, None] + width * jnp.arange(-1, 2, dtype=best.dtype)
         # Not below what rounding leaves.
         near = jnp.maximum(near, low)
         return jnp.take_along_axis(near, jnp.argmax(value(near), axis=1)[:, None], axis=1)[:, 0]
 
-    best = jax.lax.fori_loop(0, REFINEMENTS, nearer, best)
+    best = jax.lax.fori_loop(0, HALVINGS, nearer, best)
     return value(best[:, None])[:, 0], best + jnp.log(problem.energy)
 
 
@@ -193,7 +193,7 @@ def logme(
 
     Each class is a regression from the features to 0 or 1 with Gaussian weights and noise,
     whose two precisions are chosen to make the evidence largest. Along the curve on which
-    the noise is best in closed form only their ratio is left, which a grid and refinements
+    the noise is best in closed form only their ratio is left, which a grid and halving steps
     find; the published fixed point stops after at most 11 steps on the way to the same
     maximum. The published code pairs all features with the singular values of only
     min(examples, features) directions and is too large when there are more features than
