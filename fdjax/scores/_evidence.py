@@ -199,8 +199,8 @@ def logme(
     min(examples, features) directions and is too large when there are more features than
     examples; the value here is the exact Gaussian evidence in every case.
 
-    No singular value is computed: a tridiagonal form is enough for every ratio at once, and a
-    tenth of the work. Single precision knows the squares of singular values to 1e-7 of
+    No singular value is computed: a tridiagonal form is enough for every ratio at once, and
+    less than half of the work. Single precision knows the squares of singular values to 1e-7 of
     their sum: it agrees with double to 1e-5, and to 2e-3 of itself where a nearly perfect fit
     rests on smaller ones.
 
