@@ -177,13 +177,11 @@ def score(
 
 def rank(values: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
     """Best teacher first; those for which the score is undefined come last, in their order."""
-    known = ~np.isnan(values)
     checks.require(
-        bool(known.any()),
+        not np.isnan(values).all(),
         "the score is undefined for every teacher; choose another with --score, such as leep.",
     )
-    ranked = selection.rank(values[known], [n for n, k in zip(names, known, strict=True) if k])
-    return (*ranked, *(n for n, k in zip(names, known, strict=True) if not k))
+    return selection.rank(values, names, undefined="last")
 
 
 def teaching(seen: Observed, name: str) -> Outputs:

@@ -1,6 +1,7 @@
 """How good a classifier is, and how well a score foretells it."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -239,3 +240,80 @@ def recall_at_k(scores: ArrayLike, truth: ArrayLike, *, k: int = 1) -> float:
     if np.isnan(first).any() or np.isnan(second).any():
         return float("nan")
     return float(np.mean(second[chosen] >= np.sort(second)[-k]))
+
+
+# How sure a judgement is: over tasks, where there are several; over teachers, of one task.
+
+
+class Estimate(NamedTuple):
+    """A number and how far chance may have moved it.
+
+    Attributes:
+        value: The number.
+        standard_error: Its standard deviation over what it was taken from; NaN where unknown.
+    """
+
+    value: float
+    standard_error: float
+
+
+def over_tasks(values: ArrayLike) -> Estimate:
+    """Mean of a metric over tasks, with its standard error s / sqrt(tasks).
+
+    Tasks are the sample: the error says how the mean would differ on other tasks of the kind, and
+    holds for every metric. A task for which the metric is NaN makes both NaN: leave it out by
+    name, not in silence.
+
+    Args:
+        values: The metric on each task.
+
+    Returns:
+        The mean; the error is NaN for a single task.
+
+    Raises:
+        InputError: If there is no task.
+    """
+    array = np.asarray(values, np.float64)
+    checks.shape("values", array, (None,))
+    checks.require(array.size > 0, "`values` is empty; hand in the metric of at least one task.")
+    error = array.std(ddof=1) / np.sqrt(array.size) if array.size > 1 else np.nan
+    return Estimate(float(array.mean()), float(error))
+
+
+def over_teachers(
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    scores: ArrayLike,
+    truth: ArrayLike,
+    *,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Estimate:
+    """A correlation on one task, with its standard error over teachers by the bootstrap.
+
+    Teachers are drawn with replacement. For correlations only: regret and recall are about the
+    best of these teachers, which half of the resamples lack, so that no resample tells of them;
+    take those over tasks.
+
+    Args:
+        metric: `(scores, truth) -> number`, such as `kendall_tau`.
+        scores: What was foretold of each teacher.
+        truth: What came to be.
+        seed: Of the resamples.
+        resamples: How many to draw, at least two.
+
+    Returns:
+        The metric of all teachers, with the standard deviation over the resamples; resamples in
+        which the metric is undefined (all teachers the same) are left out.
+
+    Raises:
+        InputError: If the lengths differ or there are too few resamples.
+    """
+    checks.require(resamples > 1, f"`resamples` must be at least 2, got {resamples}.")
+    first, second = _pair(scores, truth)
+    value = float(metric(first, second))
+    if np.isnan(value):
+        return Estimate(value, float("nan"))
+    rows = np.random.default_rng(seed).integers(0, first.size, (resamples, first.size))
+    drawn = np.asarray([metric(first[row], second[row]) for row in rows])
+    drawn = drawn[~np.isnan(drawn)]
+    return Estimate(value, float(drawn.std(ddof=1)) if drawn.size > 1 else float("nan"))

@@ -81,3 +81,31 @@ def test_scale_of_features_changes_nothing(scale):
     expected = logme(outputs, labels, 3)
     scaled = outputs._replace(features=outputs.features * scale)
     np.testing.assert_allclose(logme(scaled, labels, 3), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(200, 32), (40, 90)])
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+def test_a_large_mean_costs_no_precision(shape, mean):
+    rng = np.random.default_rng(3)
+    labels = np.arange(shape[0]) % 4
+    features = rng.normal(size=shape) + rng.normal(size=(4, shape[1]))[labels] * 0.5 + mean
+    single = np.float32(features)
+    found = logme(outputs_of(jnp.asarray(single)), jnp.asarray(labels), 4)
+    with jax.enable_x64():
+        exact = logme(outputs_of(jnp.asarray(single, jnp.float64)), jnp.asarray(labels), 4)
+    np.testing.assert_allclose(found, exact, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(20, 6), (12, 15)])
+def test_gradient_is_that_of_the_evidence(x64, shape):
+    rng = np.random.default_rng(4)
+    labels = jnp.arange(shape[0]) % 3
+    features = jnp.asarray(rng.normal(size=shape)) + jnp.eye(3, shape[1])[labels]
+    step = 1e-4 * jnp.asarray(rng.normal(size=shape))
+
+    @jax.jit
+    def of(features):
+        return scores.logme(outputs_of(features), labels, 3)
+
+    slope = jnp.vdot(jax.jit(jax.grad(of))(features), step)
+    np.testing.assert_allclose((of(features + step) - of(features - step)) / 2, slope, rtol=1e-3)

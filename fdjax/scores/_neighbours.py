@@ -32,7 +32,7 @@ def knn(
         Bolya, Mittapalli, Hoffman, Scalable Diverse Model Selection for Accessible Transfer
         Learning, NeurIPS 2021 (1-NN as a baseline).
     """
-    if outputs.features is None:
+    if outputs.features is None or outputs.features.shape[-1] == 0:
         return jnp.full((), jnp.nan, outputs.probabilities.dtype)
     known = labels >= 0
     features = jnp.where(known[:, None], outputs.features, 0.0)

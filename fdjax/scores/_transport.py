@@ -26,7 +26,12 @@ def _ground_cost(
     defined = jax.nn.one_hot(labels, num_classes, dtype=bool).any(axis=0).all()
     if kind == "predictions":
         cost = costs.from_predictions(outputs.probabilities, labels, num_classes)
-    elif outputs.features is None or outputs.class_vectors is None:
+    elif (
+        outputs.features is None
+        or outputs.class_vectors is None
+        # Where there is nothing to compare everything would be equal, and every cost zero.
+        or outputs.features.shape[-1] == 0
+    ):
         return jnp.full((mask.shape[-1], num_classes), jnp.nan, outputs.probabilities.dtype)
     else:
         defined &= ~(jnp.isnan(outputs.features).any() | jnp.isnan(outputs.class_vectors).any())

@@ -1,0 +1,45 @@
+"""From the teachers of a faculty to their scores, how sure those are, their ranking and weights."""
+
+from fdjax.selection.elimination import Ask, Elimination, Round, eliminate, known
+from fdjax.selection.ranking import mixture, rank
+from fdjax.selection.scoring import ScoreFn, score_faculty, score_labellings
+from fdjax.selection.soundness import faults
+from fdjax.selection.stacking import Buckets, Faculty, bucket, stack
+from fdjax.selection.uncertainty import (
+    Resamples,
+    bootstrap,
+    halves,
+    intervals,
+    outranks,
+    p_values,
+    permutations,
+    resample,
+    standard_errors,
+)
+
+__all__ = [
+    "Ask",
+    "Buckets",
+    "Elimination",
+    "Faculty",
+    "Resamples",
+    "Round",
+    "ScoreFn",
+    "bootstrap",
+    "bucket",
+    "eliminate",
+    "faults",
+    "halves",
+    "intervals",
+    "known",
+    "mixture",
+    "outranks",
+    "p_values",
+    "permutations",
+    "rank",
+    "resample",
+    "score_faculty",
+    "score_labellings",
+    "stack",
+    "standard_errors",
+]
