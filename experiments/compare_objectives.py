@@ -142,13 +142,16 @@ def task_configs(config: Config) -> dict[str, Config]:
 
 
 def flags_of(config: Config) -> dict[str, Any]:
-    """All on which the numbers depend: the flags but for the workdir, and the very teachers."""
+    """All on which a student's accuracy depends but what names it, and the very teachers.
+
+    Objectives are named by each student, so that a grid can be continued with more of them.
+    """
     cards = faculty.cards(config.root)
     for name in config.teachers:
         checks.choice("--teachers", name, [card.name for card in cards])
     heard = [c for c in cards if c.name in config.teachers or not config.teachers]
     flags = dataclasses.asdict(config)
-    del flags["workdir"]
+    del flags["workdir"], flags["objectives"]
     digest = data.digest(np.array([f"{card.name} {card.digest}" for card in heard]))
     return flags | {"faculty": digest[:16]}
 
