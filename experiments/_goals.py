@@ -204,7 +204,9 @@ def parse(text: str, **overrides: Any) -> Choice:
         key, equals, value = pair.partition("=")
         checks.require(bool(equals), f"`{text}`: write a setting as name=value, not {pair!r}.")
         checks.choice(f"setting of {name}", key, known)
-        settings[key] = AUTO if (key, value) == ("weight", AUTO) else _value(text, value, known[key])
+        settings[key] = (
+            AUTO if (key, value) == ("weight", AUTO) else _value(text, value, known[key])
+        )
     for key, override in overrides.items():
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
@@ -244,6 +246,16 @@ def check_teachers(choice: Choice, number: int) -> None:
         number <= 1 or choice.name in able,
         f"the objective `{choice.name}` cannot hear several teachers at once; name one teacher, "
         f"or choose {' or '.join(able)}.",
+    )
+
+
+def check_copies(choice: Choice, config: _task.TaskConfig) -> None:
+    """Refuses labelled copies where labels that were left out must judge."""
+    judged = choice.name in ("reference", "beliefs") or choice.settings.get("weight") == AUTO
+    checks.require(
+        not (judged and config.varied and config.copies == "labelled"),
+        f"{choice.text!r} judges by labels that were left out, of which a labelled copy would "
+        "tell; use --copies=unlabelled.",
     )
 
 

@@ -106,6 +106,7 @@ def choices(config: Config) -> list[_goals.Choice]:
             f"--objectives names {text!r} twice; name each once ({ALONE!r} is always there).",
         )
         choice = _goals.parse(text)
+        _goals.check_copies(choice, config)
         checks.require(
             choice.goal.hears != "namesake",
             f"the objective `{choice.name}` is for one label space; leave it out of --objectives.",

@@ -24,6 +24,7 @@ from experiments import _course, _goals, _run, _student, _task, _validation
 from fdjax import checks, data, objectives, reports, training
 from fdjax.data.augmentation import AUGMENTATIONS
 
+
 @dataclasses.dataclass(frozen=True)
 class Config(_goals.ObjectiveConfig):
     """Flags of the experiment."""
@@ -84,6 +85,7 @@ def parsed(config: Config) -> _goals.Choice:
         "--patience counts judgements on images held out; give --validation too.",
     )
     choice = _goals.chosen(config)
+    _goals.check_copies(choice, config)
     _goals.check_teachers(choice, config.mixture if config.teacher == "mixture" else 1)
     checks.require(
         choice.goal.hears != "nobody" or config.teacher == "best",

@@ -113,6 +113,11 @@ def test_other_flags_or_another_faculty_are_refused(grid, flags, tmp_path):
         ({"tasks": ("digits:1+2",), "classes": ("1", "2")}, "--classes goes with --dataset"),
         ({"tasks": ("digits:1+zero",)}, "zero"),
         ({"mixed": -1}, "--mixed must lie in"),
+        ({"varied": 9, "copies": "labelled", "objectives": ("beliefs",)}, "use --copies=unlab"),
+        (
+            {"varied": 9, "copies": "labelled", "objectives": ("uld:weight=auto",)},
+            "'uld:weight=auto' judges by labels that were left out",
+        ),
         ({"image_size": -1}, "--image_size must lie in"),
         ({"seeds": 0}, "--seeds must lie in"),
         ({"root": "nowhere"}, "no faculty"),

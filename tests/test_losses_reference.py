@@ -36,7 +36,9 @@ def test_gates_and_forms_by_hand():
 def test_an_annealed_target_goes_from_soft_to_hard():
     target = jnp.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]])
     np.testing.assert_allclose(losses.annealed(target, 0.0), target, rtol=1e-6)
-    np.testing.assert_allclose(losses.annealed(target, 0.5)[0], np.array([25, 9, 4]) / 38, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.annealed(target, 0.5)[0], np.array([25, 9, 4]) / 38, rtol=1e-6
+    )
     cold = losses.annealed(target, 1.0)
     np.testing.assert_allclose(cold, [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0]], atol=1e-6)
     for progress, form in ((0.0, "soft"), (0.5, "sharp"), (1.0, "hard")):

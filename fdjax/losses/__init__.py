@@ -20,12 +20,12 @@ from fdjax.losses.rivals import (
 from fdjax.losses.wasserstein import cka_distances, wkd_features, wkd_logits
 
 __all__ = [
-    "annealed",
     "Form",
     "Gate",
     "Sides",
     "Value",
     "abound",
+    "annealed",
     "attention",
     "cka_distances",
     "correlation",
