@@ -211,7 +211,7 @@ def parse(text: str, **overrides: Any) -> Choice:
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
             settings[key] = override
-    weight = settings.get("weight", 0.0)
+    weight: Any = settings.get("weight", 0.0)
     checks.require(weight == AUTO or weight >= 0, f"`weight` must be >= 0, got {weight}.")
     return Choice(text, name, settings)
 
