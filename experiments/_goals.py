@@ -17,6 +17,12 @@ from fdjax.types import Outputs
 # than the best one's has e times less weight in a mixture.
 MIXTURE_TEMPERATURE = 0.05
 
+AUTO = "auto"
+"""A weight that is found by cross-validation, see `_course.weighed`."""
+
+FINE_TUNE = "fine_tune"
+"""The goal whose students are the teacher's own network with a new last layer."""
+
 Hears = Literal["nobody", "one", "namesake", "summed", "together"]
 
 
@@ -102,6 +108,7 @@ def _beliefs(lesson: Lesson) -> dict[str, Any]:
 
 GOALS: dict[str, Goal] = {
     "cross_entropy": Goal(objectives.cross_entropy, _nothing, 0.0, "nobody"),
+    FINE_TUNE: Goal(objectives.cross_entropy, _nothing, 0.0, "one"),
     "pseudo_labels": Goal(objectives.pseudo_labels, _nothing, 0.3, "nobody"),
     "beliefs": Goal(objectives.trusted_reference, _beliefs, 1.0, "nobody"),
     "reference": Goal(objectives.trusted_reference, _observations, 1.0, "together"),
@@ -150,7 +157,7 @@ class Choice(NamedTuple):
     Attributes:
         text: As given, which is what reports call it.
         name: One of `GOALS`.
-        settings: Of the objective; "weight" is that of the term.
+        settings: Of the objective; "weight" is that of the term, a number or `AUTO`.
     """
 
     text: str
@@ -187,17 +194,25 @@ def parse(text: str, **overrides: Any) -> Choice:
     name, *pairs = text.split(":")
     checks.choice("objective", name, GOALS)
     known, settings = settings_of(name), {}
+    given = [f"--{key}" for key, override in overrides.items() if override is not None]
+    checks.require(
+        name != FINE_TUNE or not (pairs or given),
+        f"the objective `{FINE_TUNE}` has no settings; leave out "
+        f"{', '.join(given) or 'what stands behind the colon'}.",
+    )
     for pair in pairs:
         key, equals, value = pair.partition("=")
         checks.require(bool(equals), f"`{text}`: write a setting as name=value, not {pair!r}.")
         checks.choice(f"setting of {name}", key, known)
-        settings[key] = _value(text, value, known[key])
+        settings[key] = (
+            AUTO if (key, value) == ("weight", AUTO) else _value(text, value, known[key])
+        )
     for key, override in overrides.items():
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
             settings[key] = override
-    weight = settings.get("weight", 0.0)
-    checks.require(weight >= 0, f"`weight` must be >= 0, got {weight}.")
+    weight: Any = settings.get("weight", 0.0)
+    checks.require(weight == AUTO or weight >= 0, f"`weight` must be >= 0, got {weight}.")
     return Choice(text, name, settings)
 
 
@@ -234,6 +249,16 @@ def check_teachers(choice: Choice, number: int) -> None:
     )
 
 
+def check_copies(choice: Choice, config: _task.TaskConfig) -> None:
+    """Refuses labelled copies where labels that were left out must judge."""
+    judged = choice.name in ("reference", "beliefs") or choice.settings.get("weight") == AUTO
+    checks.require(
+        not (judged and config.varied and config.copies == "labelled"),
+        f"{choice.text!r} judges by labels that were left out, of which a labelled copy would "
+        "tell; use --copies=unlabelled.",
+    )
+
+
 def mixture(values: np.ndarray, names: Sequence[str], number: int) -> dict[str, float]:
     """The leading teachers, best first, each with its share.
 
@@ -255,10 +280,26 @@ def make(choice: Choice, lesson: Lesson) -> tuple[Objective, Outputs]:
     Raises:
         InputError: If the goal cannot hear these teachers, or a setting is out of range.
     """
+    weight = choice.settings.get("weight", choice.goal.weight)
+    terms = (1.0, objectives.cross_entropy()), (weight, term(choice, lesson))
+    return objectives.weighted_sum(*terms), speech(choice, lesson)
+
+
+def speech(choice: Choice, lesson: Lesson) -> Outputs:
+    """What the teachers of a lesson say of every training image, as the goal hears it."""
+    return _SPEECH[choice.goal.hears](lesson)
+
+
+def term(choice: Choice, lesson: Lesson) -> Objective:
+    """What stands beside cross-entropy in what the student minimises.
+
+    Raises:
+        InputError: If the goal cannot hear these teachers, or a setting is out of range.
+    """
     goal = choice.goal
     check_teachers(choice, len(lesson.shares))
     settings = {**goal.settings, **choice.settings}
-    weight = settings.pop("weight", goal.weight)
+    settings.pop("weight", None)
     if goal.hears == "summed" and len(lesson.shares) > 1:
         parts = [
             (
@@ -267,11 +308,8 @@ def make(choice: Choice, lesson: Lesson) -> tuple[Objective, Outputs]:
             )
             for name, share in lesson.shares.items()
         ]
-        term = _sum_over_teachers(parts)
-    else:
-        term = goal.objective(**goal.arrays(lesson), **settings)
-    objective = objectives.weighted_sum((1.0, objectives.cross_entropy()), (weight, term))
-    return objective, _SPEECH[goal.hears](lesson)
+        return _sum_over_teachers(parts)
+    return goal.objective(**goal.arrays(lesson), **settings)
 
 
 def _sum_over_teachers(parts: list[tuple[float, Objective]]) -> Objective:
