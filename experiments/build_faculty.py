@@ -35,8 +35,14 @@ class Config:
     num_teachers: int = _run.flag(12, "Teachers of each data set.", low=1, high=100_000)
     classes_per_teacher: tuple[int, ...] = _run.flag(
         (),
-        "Numbers of classes, taken in turn; by default 0.2, 0.4, 0.6, 0.8 and 1 of all.",
+        "Numbers of classes, taken in turn; if empty, those of --class_shares.",
         low=2,
+    )
+    class_shares: tuple[float, ...] = _run.flag(
+        (0.2, 0.4, 0.6, 0.8, 1.0),
+        "Shares of all classes of a data set, taken in turn; two classes at least.",
+        low=0.0,
+        high=1.0,
     )
     architectures: tuple[str, ...] = _run.flag(
         ("convnet", "mlp"), "Networks, taken in turn: mlp, convnet, resnet."
@@ -50,8 +56,9 @@ class Config:
 def plan(task: data.Task, config: Config) -> list[tuple[str, str, tuple[str, ...]]]:
     """Name, architecture and class names of each teacher of a data set."""
     sizes = config.classes_per_teacher or tuple(
-        max(2, round(share * task.num_classes)) for share in (0.2, 0.4, 0.6, 0.8, 1.0)
+        max(2, round(share * task.num_classes)) for share in config.class_shares
     )
+    checks.require(bool(sizes), "--class_shares is empty; name one share at least.")
     for size in sizes:
         checks.require(
             size <= task.num_classes,
