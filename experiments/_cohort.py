@@ -31,6 +31,8 @@ def accuracies(
 ) -> list[float]:
     """Accuracy of each pupil at the end of the school's budget.
 
+    Pupils that no teacher reaches are one and the same student, who is trained once.
+
     Args:
         school: With the task's images and the budget.
         seen: The faculty's outputs on the task.
@@ -41,19 +43,32 @@ def accuracies(
         ended: Told the place and the accuracy of each pupil as soon as it has ended.
     """
 
-    def made(pupil: Pupil) -> Any:
-        lesson = _goals.Lesson(school, seen, cost, pupil.shares, pupil.seed)
-        return _goals.make(pupil.choice, lesson)
+    def lesson(pupil: Pupil) -> _goals.Lesson:
+        return _goals.Lesson(school, seen, cost, pupil.shares, pupil.seed)
 
-    shared = school.minimising(made(pupils[0])[0])
+    shared = school.minimising(_goals.make(pupils[0].choice, lesson(pupils[0]))[0])
+    groups = _same_students(pupils, lesson)
 
-    def accuracy(place: int) -> float:
-        pupil = pupils[place]
-        objective, teacher = made(pupil)
+    def accuracy(same: list[int]) -> float:
+        pupil = pupils[same[0]]
+        objective, teacher = _goals.make(pupil.choice, lesson(pupil))
         state, _ = shared.teach_one(pupil.seed, teacher, objective, progress=False)
         value = shared.accuracy(state.variables)
-        ended(place, value)
+        for place in same:
+            ended(place, value)
         return value
 
-    jobs = [functools.partial(accuracy, place) for place in range(len(pupils))]
-    return _student.side_by_side(jobs, name)
+    values = _student.side_by_side([functools.partial(accuracy, same) for same in groups], name)
+    found = {place: value for same, value in zip(groups, values, strict=True) for place in same}
+    return [found[place] for place in range(len(pupils))]
+
+
+def _same_students(
+    pupils: Sequence[Pupil], lesson: Callable[[Pupil], _goals.Lesson]
+) -> list[list[int]]:
+    """Places of the pupils, those together that are one student because no teacher is heard."""
+    groups: dict[Any, list[int]] = {}
+    for place, pupil in enumerate(pupils):
+        heard = _goals.is_heard(pupil.choice, lesson(pupil))
+        groups.setdefault(place if heard else (pupil.choice.text, pupil.seed), []).append(place)
+    return list(groups.values())

@@ -1,17 +1,17 @@
 """What a student may be taught by: every objective with what it is made of, and its own weight."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _run, _student, _task
+from experiments import _run, _settings, _student, _task
 from fdjax import checks, costs, objectives, selection
 from fdjax.objectives import Objective
-from fdjax.types import Outputs
+from fdjax.types import Batch, Outputs
 
 # In units of the transport score, which lies in [-1, 0]: a teacher whose score is this much worse
 # than the best one's has e times less weight in a mixture.
@@ -166,11 +166,7 @@ class Choice(NamedTuple):
 def settings_of(name: str) -> dict[str, Any]:
     """Settings of a goal and their defaults: numbers, switches and names."""
     goal = GOALS[name]
-    found = {
-        key: parameter.default
-        for key, parameter in inspect.signature(goal.objective).parameters.items()
-        if isinstance(parameter.default, bool | float | str)
-    }
+    found = _settings.defaults(goal.objective)
     return {"weight": goal.weight} | found | dict(goal.settings)
 
 
@@ -184,14 +180,10 @@ def parse(text: str, **overrides: Any) -> Choice:
     Raises:
         InputError: If goal or setting is unknown or a value is not of the setting's kind.
     """
-    name, *pairs = text.split(":")
+    name = text.partition(":")[0]
     checks.choice("objective", name, GOALS)
-    known, settings = settings_of(name), {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        checks.require(bool(equals), f"`{text}`: write a setting as name=value, not {pair!r}.")
-        checks.choice(f"setting of {name}", key, known)
-        settings[key] = _value(text, value, known[key])
+    known = settings_of(name)
+    _, settings = _settings.read(text, known)
     for key, override in overrides.items():
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
@@ -209,19 +201,6 @@ def chosen(config: ObjectiveConfig) -> Choice:
         temperature=config.temperature,
         epsilon=config.epsilon,
     )
-
-
-def _value(text: str, value: str, default: Any) -> Any:
-    """A setting's value, of the kind of its default."""
-    if isinstance(default, bool):
-        checks.choice(f"switch in {text}", value, ("true", "false"))
-        return value == "true"
-    if isinstance(default, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        raise checks.InputError(f"`{text}`: {value!r} is no number.") from None
 
 
 def check_teachers(choice: Choice, number: int) -> None:
@@ -272,6 +251,22 @@ def make(choice: Choice, lesson: Lesson) -> tuple[Objective, Outputs]:
         term = goal.objective(**goal.arrays(lesson), **settings)
     objective = objectives.weighted_sum((1.0, objectives.cross_entropy()), (weight, term))
     return objective, _SPEECH[goal.hears](lesson)
+
+
+def is_heard(choice: Choice, lesson: Lesson) -> bool:
+    """False where the student is the same, to the bit, whatever the lesson's teachers say.
+
+    Known of trusted reference transport alone: the exponent of a teacher without trust is zero
+    exactly, so all such teachers have one and the same student of a seed.
+    """
+    if choice.goal.objective is not objectives.trusted_reference:
+        return True
+    objective, teacher = make(choice, lesson)
+    row = jax.tree.map(lambda rows: rows[:1], teacher)
+    batch = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+    student = Outputs(jnp.zeros((1, lesson.school.task.num_classes)))
+    _, (_, (_, state)) = objective.init(jax.random.key(0), batch, student, row)
+    return bool((state.trust.teachers > 0).any())
 
 
 def _sum_over_teachers(parts: list[tuple[float, Objective]]) -> Objective:
