@@ -1,10 +1,12 @@
 """Students of one task that share a compiled step, trained side by side and judged."""
 
+import collections
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments import _goals, _student, _task
+from experiments import _course, _goals, _student, _task
 
 
 class Pupil(NamedTuple):
@@ -31,7 +33,7 @@ def accuracies(
 ) -> list[float]:
     """Accuracy of each pupil at the end of the school's budget.
 
-    Pupils that no teacher reaches are one and the same student, who is trained once.
+    Pupils of one seed whose teachers are not trusted are one and the same: one of them is trained.
 
     Args:
         school: With the task's images and the budget.
@@ -43,32 +45,32 @@ def accuracies(
         ended: Told the place and the accuracy of each pupil as soon as it has ended.
     """
 
-    def lesson(pupil: Pupil) -> _goals.Lesson:
-        return _goals.Lesson(school, seen, cost, pupil.shares, pupil.seed)
+    def course(pupil: Pupil) -> _course.Course:
+        lesson = _goals.Lesson(school, seen, cost, pupil.shares, pupil.seed)
+        return _course.course(pupil.choice, lesson)
 
-    shared = school.minimising(_goals.make(pupils[0].choice, lesson(pupils[0]))[0])
-    groups = _same_students(pupils, lesson)
+    shared = course(pupils[0]).school
+    untaught: dict[str, float] = {}
+    one_at_a_time: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
-    def accuracy(same: list[int]) -> float:
-        pupil = pupils[same[0]]
-        objective, teacher = _goals.make(pupil.choice, lesson(pupil))
-        state, _ = shared.teach_one(pupil.seed, teacher, objective, progress=False)
-        value = shared.accuracy(state.variables)
-        for place in same:
-            ended(place, value)
+    def trained(seed: int, own: _course.Course) -> float:
+        # Teachers that are fine-tuned differ in how they read images; they share a step anyhow.
+        place = own.school if own.choice.name == _goals.FINE_TUNE else shared
+        state, _ = place.teach_one(seed, own.teacher, own.objective, progress=False)
+        return place.accuracy(state.variables)
+
+    def accuracy(place: int) -> float:
+        seed, own = pupils[place].seed, course(pupils[place])
+        if _course.trusts_nobody(own.school.start(seed, own.teacher, own.objective).objective_state):
+            alike = f"{own.choice} {seed}"
+            with one_at_a_time[alike]:
+                if alike not in untaught:
+                    untaught[alike] = trained(seed, own)
+                value = untaught[alike]
+        else:
+            value = trained(seed, own)
+        ended(place, value)
         return value
 
-    values = _student.side_by_side([functools.partial(accuracy, same) for same in groups], name)
-    found = {place: value for same, value in zip(groups, values, strict=True) for place in same}
-    return [found[place] for place in range(len(pupils))]
-
-
-def _same_students(
-    pupils: Sequence[Pupil], lesson: Callable[[Pupil], _goals.Lesson]
-) -> list[list[int]]:
-    """Places of the pupils, those together that are one student because no teacher is heard."""
-    groups: dict[Any, list[int]] = {}
-    for place, pupil in enumerate(pupils):
-        heard = _goals.is_heard(pupil.choice, lesson(pupil))
-        groups.setdefault(place if heard else (pupil.choice.text, pupil.seed), []).append(place)
-    return list(groups.values())
+    jobs = [functools.partial(accuracy, place) for place in range(len(pupils))]
+    return _student.side_by_side(jobs, name)

@@ -4,18 +4,23 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import _run, _settings, _student, _task
 from fdjax import checks, costs, objectives, selection
 from fdjax.objectives import Objective
-from fdjax.types import Batch, Outputs
+from fdjax.types import Outputs
 
 # In units of the transport score, which lies in [-1, 0]: a teacher whose score is this much worse
 # than the best one's has e times less weight in a mixture.
 MIXTURE_TEMPERATURE = 0.05
+
+AUTO = "auto"
+"""A weight that is found by cross-validation, see `_course.weighed`."""
+
+FINE_TUNE = "fine_tune"
+"""The goal whose students are the teacher's own network with a new last layer."""
 
 Hears = Literal["nobody", "one", "namesake", "summed", "together"]
 
@@ -102,6 +107,7 @@ def _beliefs(lesson: Lesson) -> dict[str, Any]:
 
 GOALS: dict[str, Goal] = {
     "cross_entropy": Goal(objectives.cross_entropy, _nothing, 0.0, "nobody"),
+    FINE_TUNE: Goal(objectives.cross_entropy, _nothing, 0.0, "one"),
     "pseudo_labels": Goal(objectives.pseudo_labels, _nothing, 0.3, "nobody"),
     "beliefs": Goal(objectives.trusted_reference, _beliefs, 1.0, "nobody"),
     "reference": Goal(objectives.trusted_reference, _observations, 1.0, "together"),
@@ -150,7 +156,7 @@ class Choice(NamedTuple):
     Attributes:
         text: As given, which is what reports call it.
         name: One of `GOALS`.
-        settings: Of the objective; "weight" is that of the term.
+        settings: Of the objective; "weight" is that of the term, a number or `AUTO`.
     """
 
     text: str
@@ -182,14 +188,22 @@ def parse(text: str, **overrides: Any) -> Choice:
     """
     name = text.partition(":")[0]
     checks.choice("objective", name, GOALS)
-    known = settings_of(name)
-    _, settings = _settings.read(text, known)
+    known, settings = settings_of(name), {}
+    given = [f"--{key}" for key, override in overrides.items() if override is not None]
+    checks.require(
+        name != FINE_TUNE or not (text != name or given),
+        f"the objective `{FINE_TUNE}` has no settings; leave out "
+        f"{', '.join(given) or 'what stands behind the colon'}.",
+    )
+    for key, word in _settings.pairs(text, known).items():
+        auto = (key, word) == ("weight", AUTO)
+        settings[key] = AUTO if auto else _settings.value(text, word, known[key])
     for key, override in overrides.items():
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
             settings[key] = override
     weight = settings.get("weight", 0.0)
-    checks.require(weight >= 0, f"`weight` must be >= 0, got {weight}.")
+    checks.require(weight == AUTO or weight >= 0, f"`weight` must be >= 0, got {weight}.")
     return Choice(text, name, settings)
 
 
@@ -234,10 +248,26 @@ def make(choice: Choice, lesson: Lesson) -> tuple[Objective, Outputs]:
     Raises:
         InputError: If the goal cannot hear these teachers, or a setting is out of range.
     """
+    weight = choice.settings.get("weight", choice.goal.weight)
+    terms = (1.0, objectives.cross_entropy()), (weight, term(choice, lesson))
+    return objectives.weighted_sum(*terms), speech(choice, lesson)
+
+
+def speech(choice: Choice, lesson: Lesson) -> Outputs:
+    """What the teachers of a lesson say of every training image, as the goal hears it."""
+    return _SPEECH[choice.goal.hears](lesson)
+
+
+def term(choice: Choice, lesson: Lesson) -> Objective:
+    """What stands beside cross-entropy in what the student minimises.
+
+    Raises:
+        InputError: If the goal cannot hear these teachers, or a setting is out of range.
+    """
     goal = choice.goal
     check_teachers(choice, len(lesson.shares))
     settings = {**goal.settings, **choice.settings}
-    weight = settings.pop("weight", goal.weight)
+    settings.pop("weight", None)
     if goal.hears == "summed" and len(lesson.shares) > 1:
         parts = [
             (
@@ -246,27 +276,8 @@ def make(choice: Choice, lesson: Lesson) -> tuple[Objective, Outputs]:
             )
             for name, share in lesson.shares.items()
         ]
-        term = _sum_over_teachers(parts)
-    else:
-        term = goal.objective(**goal.arrays(lesson), **settings)
-    objective = objectives.weighted_sum((1.0, objectives.cross_entropy()), (weight, term))
-    return objective, _SPEECH[goal.hears](lesson)
-
-
-def is_heard(choice: Choice, lesson: Lesson) -> bool:
-    """False where the student is the same, to the bit, whatever the lesson's teachers say.
-
-    Known of trusted reference transport alone: the exponent of a teacher without trust is zero
-    exactly, so all such teachers have one and the same student of a seed.
-    """
-    if choice.goal.objective is not objectives.trusted_reference:
-        return True
-    objective, teacher = make(choice, lesson)
-    row = jax.tree.map(lambda rows: rows[:1], teacher)
-    batch = Batch(jnp.zeros((1, 1, 1, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
-    student = Outputs(jnp.zeros((1, lesson.school.task.num_classes)))
-    _, (_, (_, state)) = objective.init(jax.random.key(0), batch, student, row)
-    return bool((state.trust.teachers > 0).any())
+        return _sum_over_teachers(parts)
+    return goal.objective(**goal.arrays(lesson), **settings)
 
 
 def _sum_over_teachers(parts: list[tuple[float, Objective]]) -> Objective:

@@ -80,8 +80,14 @@ def task_configs(config: Grid) -> dict[str, Grid]:
     return found
 
 
-def flags_of(config: GridConfig, without: Collection[str] = ("workdir",)) -> dict[str, Any]:
-    """All on which the numbers depend: the flags but for some, and the very teachers."""
+def flags_of(config: GridConfig, without: Collection[str]) -> dict[str, Any]:
+    """All on which a student's accuracy depends but what names it, and the very teachers.
+
+    Args:
+        config: The flags.
+        without: Those that change no student, or that each job names, so that a grid can be
+            continued with more of them.
+    """
     cards = faculty.cards(config.root)
     for name in config.teachers:
         checks.choice("--teachers", name, [card.name for card in cards])

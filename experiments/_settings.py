@@ -16,28 +16,32 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def read(text: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name in a text, and its settings as values of the kind of their defaults.
+def pairs(text: str, known: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that stand behind a name, as they stand there.
 
     Args:
         text: As on a command line, such as "transport:weight=1:epsilon=0.5".
         known: Settings that the name has, with their defaults.
 
     Raises:
-        InputError: If a setting is unknown or a value is not of the setting's kind.
+        InputError: If a setting is unknown or has no value.
     """
-    name, *pairs = text.split(":")
+    name, *found = text.split(":")
     settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
+    for pair in found:
+        key, equals, word = pair.partition("=")
         checks.require(bool(equals), f"`{text}`: write a setting as name=value, not {pair!r}.")
         checks.choice(f"setting of {name}", key, known)
-        settings[key] = _value(text, value, known[key])
-    return name, settings
+        settings[key] = word
+    return settings
 
 
-def _value(text: str, value: str, default: Any) -> Any:
-    """A setting's value, of the kind of its default."""
+def value(text: str, value: str, default: Any) -> Any:
+    """A setting's value, of the kind of its default.
+
+    Raises:
+        InputError: If it is of another kind.
+    """
     if isinstance(default, bool):
         checks.choice(f"switch in {text}", value, ("true", "false"))
         return value == "true"
@@ -47,3 +51,8 @@ def _value(text: str, value: str, default: Any) -> Any:
         return float(value)
     except ValueError:
         raise checks.InputError(f"`{text}`: {value!r} is no number.") from None
+
+
+def read(text: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that stand behind a name, of the kind of their defaults; see `pairs`."""
+    return {key: value(text, word, known[key]) for key, word in pairs(text, known).items()}

@@ -42,7 +42,7 @@ def check(config: BudgetConfig) -> None:
     """Refuses what could only fail later, before anything is computed."""
     checks.choice("--student", config.student, models.MODELS)
     checks.require(
-        config.labelled < config.batch_size or config.unlabelled == config.mixed == 0,
+        config.labelled < config.batch_size or config.unlabelled == config.mixed == config.varied == 0,
         f"--labelled={config.labelled} leaves no unlabelled image in a batch of "
         f"{config.batch_size}; lower it or raise --batch_size.",
     )
@@ -135,6 +135,16 @@ class School:
         other.objective = objective
         other.teach = self.teach if teach is None else teach
         other.step = other._new_step()
+        return other
+
+    def knowing(self, labels: Any) -> "School":
+        """The same images where these labels are known and no others; beliefs are found anew."""
+        other = copy.copy(self)
+        labels = np.asarray(labels, np.int32)
+        train = data.Split(self.task.train.images, labels)
+        other.task = dataclasses.replace(self.task, train=train)
+        other.train = data.Split(self.train.images, labels)
+        other._log_beliefs = {}
         return other
 
     def fine_tuning(self, card: faculty.Card, variables: Variables) -> "School":

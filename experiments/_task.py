@@ -31,6 +31,12 @@ class TaskConfig:
     mixed: int = _run.flag(
         0, "Images mixed from pairs of labelled ones, to be added as unlabelled ones.", low=0
     )
+    varied: int = _run.flag(
+        0,
+        "Copies of labelled images, a little turned, zoomed, slanted and moved, to be added as "
+        "unlabelled ones.",
+        low=0,
+    )
     cost: Literal["predictions", "centres"] = _run.flag(
         "predictions", "Ground cost, of the transport score and of the distillation alike."
     )
@@ -89,6 +95,8 @@ def target(config: TaskConfig, *, judge: Judge = "test") -> data.Task:
     task = data.few_shot(whole, config.shots, seed=config.seed, unlabelled=unlabelled)
     if config.mixed:
         task = data.mix(task, config.mixed, seed=config.seed)
+    if config.varied:
+        task = data.vary(task, config.varied, seed=config.seed)
     if judge == "unlabelled":
         task = dataclasses.replace(task, test=_without_labels(whole, config))
     return task
@@ -119,11 +127,13 @@ class Observed(NamedTuple):
     """A faculty's outputs on the training images of a task.
 
     Attributes:
+        root: Folder of the faculty.
         names: Of the teachers.
         outputs: Of each teacher, padded to common sizes.
         class_names: Of each teacher.
     """
 
+    root: str
     names: tuple[str, ...]
     outputs: TeacherOutputs
     class_names: tuple[tuple[str, ...], ...]
@@ -148,6 +158,7 @@ def observe(root: str, task: data.Task, names: Sequence[str] = ()) -> Observed:
         root, task.train.images, names=[card.name for card in cards], progress=True
     )
     return Observed(
+        root,
         tuple(card.name for card in cards),
         selection.stack(outputs),
         tuple(card.class_names for card in cards),

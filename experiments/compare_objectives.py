@@ -128,7 +128,7 @@ def run(config: Config) -> dict[str, Any]:
     _student.check(config)
     wanted, configs = choices(config), _grid.task_configs(config)
     path = Path(config.workdir) / "runs.jsonl"
-    ledger = _ledger.Ledger(path, _grid.Job, _grid.flags_of(config))
+    ledger = _ledger.Ledger(path, _grid.Job, _grid.flags_of(config, ("workdir", "objectives")))
     tasks = {name: _task.target(one, judge=config.judge) for name, one in configs.items()}
     record = _run.Run(config)
     ledger.begin()

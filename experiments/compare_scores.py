@@ -82,7 +82,7 @@ def functions_of(config: Config) -> dict[str, scores.ScoreFn]:
         checks.require(text not in found, f"--scores names {text!r} twice; name each once.")
         name = text.partition(":")[0]
         checks.choice("--scores", name, table)
-        _, settings = _settings.read(text, _settings.defaults(table[name]))
+        settings = _settings.read(text, _settings.defaults(table[name]))
         found[text] = functools.partial(table[name], **settings) if settings else table[name]
     return found
 

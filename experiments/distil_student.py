@@ -18,13 +18,11 @@ cores; expect a test accuracy of 0.97.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from experiments import _goals, _live, _run, _student, _task, _validation
+from experiments import _course, _goals, _run, _student, _task, _validation
 from fdjax import checks, data, objectives, reports, training
 from fdjax.data.augmentation import AUGMENTATIONS
-
-FINE_TUNE = "fine_tune"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Config(_goals.ObjectiveConfig):
     objective: str = _run.flag(
         "reference",
         f"What is minimised beside cross-entropy: {', '.join(_goals.GOALS)}; with settings as "
-        f"name:setting=value:setting=value. Or {FINE_TUNE}: the teacher's own network with a new "
-        "last layer, by cross-entropy alone.",
+        f"name:setting=value:setting=value. {_goals.FINE_TUNE} is the teacher's own network with "
+        "a new last layer, by cross-entropy alone.",
     )
     augmentation: Literal["none", "shift", "crop_flip"] = _run.flag(
         "none",
@@ -75,8 +73,8 @@ def chosen(config: Config, seen: _task.Observed, task: data.Task) -> dict[str, f
     return _goals.mixture(values, seen.names, config.mixture if config.teacher == "mixture" else 1)
 
 
-def parsed(config: Config) -> _goals.Choice | None:
-    """The objective with its settings, None for fine-tuning.
+def parsed(config: Config) -> _goals.Choice:
+    """The objective with its settings.
 
     Raises:
         InputError: If the objective is unknown or cannot hear such teachers, a setting is wrong,
@@ -86,19 +84,6 @@ def parsed(config: Config) -> _goals.Choice | None:
         config.patience is None or config.validation > 0,
         "--patience counts judgements on images held out; give --validation too.",
     )
-    if config.objective.partition(":")[0] == FINE_TUNE:
-        settings = ("weight", "temperature", "epsilon")
-        given = [f"--{key}" for key in settings if getattr(config, key) is not None]
-        checks.require(
-            config.objective == FINE_TUNE and not given,
-            f"--objective={FINE_TUNE} has no settings; leave out "
-            f"{', '.join(given) or 'what stands behind the colon'}.",
-        )
-        checks.require(
-            config.teacher != "mixture",
-            f"--objective={FINE_TUNE} starts from one teacher; name it, or give --teacher=best.",
-        )
-        return None
     choice = _goals.chosen(config)
     _goals.check_teachers(choice, config.mixture if config.teacher == "mixture" else 1)
     checks.require(
@@ -122,37 +107,6 @@ def with_validation(
     return task, budget, _validation.Validation(held_out, config.judge_every, config.patience)
 
 
-class Course(NamedTuple):
-    """Where a student learns, what it minimises, and whom it hears."""
-
-    school: _student.School
-    objective: objectives.Objective
-    teacher: Any
-
-
-def course(
-    config: Config,
-    choice: _goals.Choice | None,
-    school: _student.School,
-    seen: _task.Observed,
-    shares: dict[str, float],
-) -> Course:
-    """What the chosen objective makes of the school and the chosen teachers."""
-    if choice is None:
-        (name,) = shares
-        school = school.fine_tuning(*_live.load(config.root, name, f"--objective={FINE_TUNE}"))
-        return Course(school, school.objective, None)
-    lesson = _goals.Lesson(school, seen, config.cost, shares, config.seed)
-    objective, teacher = _goals.make(choice, lesson)
-    if school.augment is None or not shares:
-        return Course(school.minimising(objective), objective, teacher)
-    labels = school.task.class_names if choice.goal.hears == "namesake" else ()
-    teach, live = _live.teachers(
-        config.root, seen, list(shares), school.preprocessing, labels=labels
-    )
-    return Course(school.minimising(objective, teach=teach), objective, live)
-
-
 def run(config: Config) -> dict[str, Any]:
     """Trains the student; returns what results.json holds."""
     record = _run.Run(config)
@@ -163,8 +117,7 @@ def run(config: Config) -> dict[str, Any]:
         seen = _task.observe(config.root, task)
     checks.choice("--teacher", config.teacher, ("best", "mixture", *seen.names))
     with record.stage("score"):
-        alone = choice is not None and choice.goal.hears == "nobody"
-        shares = {} if alone else chosen(config, seen, task)
+        shares = {} if choice.goal.hears == "nobody" else chosen(config, seen, task)
     augment = AUGMENTATIONS[config.augmentation]
     school = _student.School(
         task,
@@ -175,7 +128,8 @@ def run(config: Config) -> dict[str, Any]:
         augment=augment,
     )
     with record.stage("distil"):
-        school, objective, teacher = course(config, choice, school, seen, shares)
+        lesson = _goals.Lesson(school, seen, config.cost, shares, config.seed)
+        choice, school, objective, teacher = _course.course(choice, lesson)
         state, history = school.teach_one(
             config.seed,
             teacher,

@@ -10,7 +10,7 @@ import pytest
 import toy_faculty
 from toy_faculty import FULL, PART
 
-from experiments import _cohort, _goals, _student, _task, distil_student
+from experiments import _goals, _student, _task, distil_student
 from fdjax import checks, data, objectives
 from fdjax.types import Batch, Outputs
 
@@ -32,7 +32,7 @@ def lesson(flags):
 
 
 def test_every_objective_has_a_goal():
-    assert set(_goals.GOALS) - {"beliefs"} <= set(objectives.OBJECTIVES)
+    assert set(_goals.GOALS) - {"beliefs", "fine_tune"} <= set(objectives.OBJECTIVES)
     for name, goal in _goals.GOALS.items():
         taken = inspect.signature(goal.objective).parameters
         assert set(goal.settings) <= set(taken) and goal.weight >= 0, name
@@ -173,30 +173,3 @@ def test_teachers_are_asked_by_name(flags, lesson):
     assert seen.names == (PART,)
     with pytest.raises(checks.InputError, match="`teachers` must be one of"):
         _task.observe(flags["root"], lesson.school.task, ("nobody",))
-
-
-def test_teachers_without_trust_have_one_student(lesson):
-    """Untrained teachers know nothing; trust that is not fitted hears them all the same."""
-    lesson = lesson._replace(shares={FULL: 1.0})
-
-    def heard(text):
-        return _goals.is_heard(_goals.parse(text), lesson)
-
-    assert not heard("reference") and not heard("beliefs")
-    assert heard("reference:fitted=false") and heard("transport")
-    pupils = [
-        _cohort.Pupil(_goals.parse("reference"), {name: 1.0}, seed)
-        for seed in (0, 1)
-        for name in (FULL, PART)
-    ]
-    told = {}
-    values = _cohort.accuracies(
-        lesson.school, lesson.seen, "predictions", pupils, "test", told.__setitem__
-    )
-    assert told == dict(enumerate(values)) and values[0] == values[1] and values[2] == values[3]
-    # Each by itself, without its twin, is that student.
-    alone = [
-        _cohort.accuracies(lesson.school, lesson.seen, "predictions", [pupil], "test")[0]
-        for pupil in pupils
-    ]
-    assert alone == values

@@ -6,6 +6,7 @@ from fdjax.data.preprocessing import Preprocessing, augment, native_preprocessin
 from fdjax.data.resizing import resize
 from fdjax.data.sources import load
 from fdjax.data.tasks import Split, Task, digest, few_shot, restrict, split, synthetic
+from fdjax.data.varying import vary
 
 __all__ = [
     "Preprocessing",
@@ -24,4 +25,5 @@ __all__ = [
     "restrict",
     "split",
     "synthetic",
+    "vary",
 ]
