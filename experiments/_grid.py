@@ -1,7 +1,7 @@
 """A grid of students: of which tasks and teachers, and what each teacher was worth to them."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,8 @@ class GridConfig(_student.BudgetConfig):
     tasks: tuple[str, ...] = _run.flag(
         (),
         "Tasks: DATASET:CLASS+CLASS is one task, DATASET alone makes --num_tasks draws of a "
-        "random half of its classes and of labelled images; if empty, draws of --dataset.",
+        "random half of its classes and of labelled images, DATASET@SEED one of them; if empty, "
+        "draws of --dataset.",
     )
     num_tasks: int = _run.flag(3, "Draws of each data set whose classes are not named.", low=1)
     teachers: tuple[str, ...] = _run.flag((), "Names of teachers; the whole faculty if empty.")
@@ -72,7 +73,11 @@ def task_configs(config: Grid) -> dict[str, Grid]:
                 f"{stem}:{classes}": dataclasses.replace(one, classes=tuple(classes.split("+")))
             }
         else:
-            seeds = range(config.seed, config.seed + config.num_tasks)
+            drawn, _, draw = dataset.rpartition("@")
+            seeds: Sequence[int] = range(config.seed, config.seed + config.num_tasks)
+            if drawn and draw.isdecimal():
+                one, seeds = dataclasses.replace(one, dataset=drawn), [int(draw)]
+                stem = Path(drawn).stem
             named = {f"{stem}@{seed}": dataclasses.replace(one, seed=seed) for seed in seeds}
         for name in named:
             checks.require(name not in found, f"--tasks names {name!r} twice; name each once.")

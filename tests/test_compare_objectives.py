@@ -130,12 +130,15 @@ def test_tasks_are_draws_or_named(flags):
     config = compare.Config(**flags | {"num_tasks": 2, "seed": 3})
     found = _grid.task_configs(config)
     assert {name: one.seed for name, one in found.items()} == {"toy@3": 3, "toy@4": 4}
-    config = compare.Config(**flags | {"num_tasks": 2, "tasks": ("digits", "a/b.npz:x+y")})
+    config = compare.Config(
+        **flags | {"num_tasks": 2, "tasks": ("digits", "a/b.npz:x+y", "c.npz@7")}
+    )
     found = _grid.task_configs(config)
     assert {name: (one.dataset, one.seed, one.classes) for name, one in found.items()} == {
         "digits@0": ("digits", 0, ()),
         "digits@1": ("digits", 1, ()),
         "b:x+y": ("a/b.npz", 0, ("x", "y")),
+        "c@7": ("c.npz", 7, ()),
     }
 
 
