@@ -1,14 +1,13 @@
 """What a student may be taught by: every objective with what it is made of, and its own weight."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _run, _student, _task
+from experiments import _run, _settings, _student, _task
 from fdjax import checks, costs, objectives, selection
 from fdjax.objectives import Objective
 from fdjax.types import Outputs
@@ -173,11 +172,7 @@ class Choice(NamedTuple):
 def settings_of(name: str) -> dict[str, Any]:
     """Settings of a goal and their defaults: numbers, switches and names."""
     goal = GOALS[name]
-    found = {
-        key: parameter.default
-        for key, parameter in inspect.signature(goal.objective).parameters.items()
-        if isinstance(parameter.default, bool | float | str)
-    }
+    found = _settings.defaults(goal.objective)
     return {"weight": goal.weight} | found | dict(goal.settings)
 
 
@@ -191,22 +186,18 @@ def parse(text: str, **overrides: Any) -> Choice:
     Raises:
         InputError: If goal or setting is unknown or a value is not of the setting's kind.
     """
-    name, *pairs = text.split(":")
+    name = text.partition(":")[0]
     checks.choice("objective", name, GOALS)
     known, settings = settings_of(name), {}
     given = [f"--{key}" for key, override in overrides.items() if override is not None]
     checks.require(
-        name != FINE_TUNE or not (pairs or given),
+        name != FINE_TUNE or not (text != name or given),
         f"the objective `{FINE_TUNE}` has no settings; leave out "
         f"{', '.join(given) or 'what stands behind the colon'}.",
     )
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        checks.require(bool(equals), f"`{text}`: write a setting as name=value, not {pair!r}.")
-        checks.choice(f"setting of {name}", key, known)
-        settings[key] = (
-            AUTO if (key, value) == ("weight", AUTO) else _value(text, value, known[key])
-        )
+    for key, word in _settings.pairs(text, known).items():
+        auto = (key, word) == ("weight", AUTO)
+        settings[key] = AUTO if auto else _settings.value(text, word, known[key])
     for key, override in overrides.items():
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
@@ -224,19 +215,6 @@ def chosen(config: ObjectiveConfig) -> Choice:
         temperature=config.temperature,
         epsilon=config.epsilon,
     )
-
-
-def _value(text: str, value: str, default: Any) -> Any:
-    """A setting's value, of the kind of its default."""
-    if isinstance(default, bool):
-        checks.choice(f"switch in {text}", value, ("true", "false"))
-        return value == "true"
-    if isinstance(default, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        raise checks.InputError(f"`{text}`: {value!r} is no number.") from None
 
 
 def check_teachers(choice: Choice, number: int) -> None:

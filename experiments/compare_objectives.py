@@ -21,33 +21,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _cohort, _goals, _ledger, _run, _student, _task
-from fdjax import checks, data, faculty, objectives, reports
-
-ALONE, NOBODY, MIXTURE = "alone", "(none)", "(mixture)"
+from experiments import _cohort, _goals, _grid, _ledger, _run, _student, _task
+from fdjax import checks, data, objectives, reports
 
 DEFAULT = (
     *("reference", "beliefs", "pseudo_labels", "transport", "projected_kl", "uld"),
     *("extra_head", "feature_matching", "refilled_classifier", "gkd_classifier"),
 )
 
-HARM = 0.005
-"""A teacher did harm if the student lost more accuracy than this, and than a standard error."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Config(_student.BudgetConfig):
+class Config(_grid.GridConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/compare_objectives", "Folder of results and report.")
-    root: str = _run.flag("runs/faculty", "Folder of the faculty.")
-    tasks: tuple[str, ...] = _run.flag(
-        (),
-        "Tasks: DATASET:CLASS+CLASS is one task, DATASET alone makes --num_tasks draws of a "
-        "random half of its classes and of labelled images; if empty, draws of --dataset.",
-    )
-    num_tasks: int = _run.flag(3, "Draws of each data set whose classes are not named.", low=1)
-    teachers: tuple[str, ...] = _run.flag((), "Names of teachers; the whole faculty if empty.")
     objectives: tuple[str, ...] = _run.flag(
         DEFAULT,
         "What students minimise beside cross-entropy, all but kd of those of distil_student; with "
@@ -56,26 +43,6 @@ class Config(_student.BudgetConfig):
     mixture: int = _run.flag(
         3, "Leading teachers that also teach together where the objective can; 1 for none.", low=1
     )
-    seeds: int = _run.flag(3, "Students of each kind, from different seeds.", low=1)
-    judge: _task.Judge = _run.flag(
-        "test", "Images to judge by: test, or unlabelled training images to choose settings by."
-    )
-
-
-class Job(NamedTuple):
-    """One student.
-
-    Attributes:
-        task: Name of its task.
-        objective: As the flag names it, or `ALONE`.
-        teacher: A name, `NOBODY` or `MIXTURE`.
-        seed: Of the student.
-    """
-
-    task: str
-    objective: str
-    teacher: str
-    seed: int
 
 
 class Place(NamedTuple):
@@ -100,12 +67,12 @@ def choices(config: Config) -> list[_goals.Choice]:
     Raises:
         InputError: If one is unknown, stands twice, or is not for different label spaces.
     """
-    found = [_goals.Choice(ALONE, "cross_entropy", {})]
+    found = [_goals.Choice(_grid.ALONE, "cross_entropy", {})]
     checks.require(bool(config.objectives), "--objectives is empty; name at least one.")
     for text in config.objectives:
         checks.require(
             text not in [choice.text for choice in found],
-            f"--objectives names {text!r} twice; name each once ({ALONE!r} is always there).",
+            f"--objectives names {text!r} twice; name each once ({_grid.ALONE!r} is always there).",
         )
         choice = _goals.parse(text)
         _goals.check_copies(choice, config)
@@ -117,72 +84,34 @@ def choices(config: Config) -> list[_goals.Choice]:
     return found
 
 
-def task_configs(config: Config) -> dict[str, Config]:
-    """Config of each task by the task's name.
-
-    Raises:
-        InputError: If two tasks have one name, or classes are named in two places.
-    """
-    checks.require(
-        not (config.tasks and config.classes),
-        "--classes goes with --dataset; name those of --tasks after a colon.",
-    )
-    found: dict[str, Config] = {}
-    for text in config.tasks or (config.dataset,):
-        dataset, _, classes = text.partition(":")
-        stem, one = Path(dataset).stem, dataclasses.replace(config, dataset=dataset)
-        if classes:
-            named = {
-                f"{stem}:{classes}": dataclasses.replace(one, classes=tuple(classes.split("+")))
-            }
-        else:
-            seeds = range(config.seed, config.seed + config.num_tasks)
-            named = {f"{stem}@{seed}": dataclasses.replace(one, seed=seed) for seed in seeds}
-        for name in named:
-            checks.require(name not in found, f"--tasks names {name!r} twice; name each once.")
-        found |= named
-    return found
-
-
-def flags_of(config: Config) -> dict[str, Any]:
-    """All on which a student's accuracy depends but what names it, and the very teachers.
-
-    Objectives are named by each student, so that a grid can be continued with more of them.
-    """
-    cards = faculty.cards(config.root)
-    for name in config.teachers:
-        checks.choice("--teachers", name, [card.name for card in cards])
-    heard = [c for c in cards if c.name in config.teachers or not config.teachers]
-    flags = dataclasses.asdict(config)
-    del flags["workdir"], flags["objectives"]
-    digest = data.digest(np.array([f"{card.name} {card.digest}" for card in heard]))
-    return flags | {"faculty": digest[:16]}
-
-
-def jobs_of(config: Config, choice: _goals.Choice, place: Place) -> list[list[Job]]:
+def jobs_of(config: Config, choice: _goals.Choice, place: Place) -> list[list[_grid.Job]]:
     """The students of one task and objective, in groups that share a compiled step."""
     hears = choice.goal.hears
-    groups = [[NOBODY]] if hears == "nobody" else [list(place.seen.names)]
+    groups = [[_grid.NOBODY]] if hears == "nobody" else [list(place.seen.names)]
     if hears in ("summed", "together") and min(config.mixture, len(place.seen.names)) > 1:
-        groups.append([MIXTURE])
+        groups.append([_grid.MIXTURE])
     seeds = range(config.seed, config.seed + config.seeds)
     return [
-        [Job(place.name, choice.text, teacher, seed) for teacher in group for seed in seeds]
+        [_grid.Job(place.name, choice.text, teacher, seed) for teacher in group for seed in seeds]
         for group in groups
     ]
 
 
 def train(
-    config: Config, choice: _goals.Choice, place: Place, jobs: list[Job], ledger: _ledger.Ledger
+    config: Config,
+    choice: _goals.Choice,
+    place: Place,
+    jobs: list[_grid.Job],
+    ledger: _ledger.Ledger,
 ) -> None:
     """Trains those of the students that the ledger lacks, side by side."""
     waiting = [job for job in jobs if job not in ledger.values]
     if not waiting:
         return
 
-    def pupil(job: Job) -> _cohort.Pupil:
-        shares = {} if job.teacher == NOBODY else {job.teacher: 1.0}
-        if job.teacher == MIXTURE:
+    def pupil(job: _grid.Job) -> _cohort.Pupil:
+        shares = {} if job.teacher == _grid.NOBODY else {job.teacher: 1.0}
+        if job.teacher == _grid.MIXTURE:
             shares = _goals.mixture(place.scores, place.seen.names, config.mixture)
         return _cohort.Pupil(choice, shares, job.seed)
 
@@ -200,13 +129,13 @@ def run(config: Config) -> dict[str, Any]:
     """Trains the grid; returns what results.json holds."""
     _run.check(config)
     _student.check(config)
-    wanted, configs = choices(config), task_configs(config)
+    wanted, configs = choices(config), _grid.task_configs(config)
     path = Path(config.workdir) / "runs.jsonl"
-    ledger = _ledger.Ledger(path, Job, flags_of(config))
+    ledger = _ledger.Ledger(path, _grid.Job, _grid.flags_of(config, ("workdir", "objectives")))
     tasks = {name: _task.target(one, judge=config.judge) for name, one in configs.items()}
     record = _run.Run(config)
     ledger.begin()
-    jobs: list[Job] = []
+    jobs: list[_grid.Job] = []
     scores: dict[str, dict[str, float]] = {}
     for name, task in tasks.items():
         with record.stage("observe"):
@@ -224,12 +153,13 @@ def run(config: Config) -> dict[str, Any]:
                 for group in jobs_of(config, choice, place):
                     train(config, choice, place, group, ledger)
                     jobs += group
-    pairs = gains({job: ledger.values[job] for job in jobs})
+    pairs = _grid.gains({job: ledger.values[job] for job in jobs})
     results = {
         "objectives": [summary(pairs, choice.text, scores) for choice in wanted[1:]],
         "pairs": [pair._asdict() for pair in pairs],
         "alone": {
-            name: [ledger.values[job] for job in jobs if job[:2] == (name, ALONE)] for name in tasks
+            name: [ledger.values[job] for job in jobs if job[:2] == (name, _grid.ALONE)]
+            for name in tasks
         },
         "scores": scores,
         "tasks": {name: task.class_names for name, task in tasks.items()},
@@ -238,51 +168,8 @@ def run(config: Config) -> dict[str, Any]:
     return record.finish(results)
 
 
-class Pair(NamedTuple):
-    """What a teacher was worth to the students of one task and objective.
-
-    Attributes:
-        task: Name of the task.
-        teacher: A name, `NOBODY` or `MIXTURE`.
-        objective: As the flag names it.
-        gain: Mean over seeds of the accuracy above that of the student alone of the same seed.
-        error: Standard error of that mean; NaN for one seed.
-        harmed: Whether the loss is above `HARM` and above the error.
-    """
-
-    task: str
-    teacher: str
-    objective: str
-    gain: float
-    error: float
-    harmed: bool
-
-
-def gains(accuracy: dict[Job, float]) -> list[Pair]:
-    """Gain of each task, objective and teacher, in the order of the students."""
-    found: dict[tuple[str, str, str], list[float]] = {}
-    for job, value in accuracy.items():
-        if job.objective != ALONE:
-            alone = accuracy[job._replace(objective=ALONE, teacher=NOBODY)]
-            key = (job.task, job.teacher, job.objective)
-            found.setdefault(key, []).append(value - alone)
-    pairs = []
-    for (task, teacher, objective), differences in found.items():
-        gain, error = mean_and_error(differences)
-        harmed = gain < -HARM and not -gain <= error
-        pairs.append(Pair(task, teacher, objective, gain, error, harmed))
-    return pairs
-
-
-def mean_and_error(values: Any) -> tuple[float, float]:
-    """Mean and its standard error, NaN for one value."""
-    values = np.asarray(values, np.float64)
-    spread = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else float("nan")
-    return float(values.mean()), float(spread)
-
-
 def summary(
-    pairs: list[Pair], objective: str, scores: dict[str, dict[str, float]]
+    pairs: list[_grid.Pair], objective: str, scores: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     """How one objective did over all tasks; standard errors are over tasks.
 
@@ -292,17 +179,17 @@ def summary(
         scores: Transport scores of the teachers of each task, best first.
     """
     own = [pair for pair in pairs if pair.objective == objective]
-    single = [pair for pair in own if pair.teacher != MIXTURE]
-    together = [pair.gain for pair in own if pair.teacher == MIXTURE]
-    leading = {task: (next(iter(ranked)), NOBODY) for task, ranked in scores.items()}
+    single = [pair for pair in own if pair.teacher != _grid.MIXTURE]
+    together = [pair.gain for pair in own if pair.teacher == _grid.MIXTURE]
+    leading = {task: (next(iter(ranked)), _grid.NOBODY) for task, ranked in scores.items()}
     chosen = [pair.gain for pair in single if pair.teacher in leading[pair.task]]
     by_task = [np.mean([p.gain for p in single if p.task == task]) for task in scores]
     worst = min(single, key=lambda pair: pair.gain)
     return {
         "objective": objective,
-        "gain": mean_and_error(by_task),
-        "chosen": mean_and_error(chosen),
-        "mixture": mean_and_error(together) if together else None,
+        "gain": _grid.mean_and_error(by_task),
+        "chosen": _grid.mean_and_error(chosen),
+        "mixture": _grid.mean_and_error(together) if together else None,
         "worst": worst.gain,
         "worst_pair": f"{worst.teacher}, {worst.task}",
         "harmed": sum(pair.harmed for pair in single),
@@ -362,7 +249,7 @@ def report(
         f"{title}: mean ± standard error over {len(tasks)} tasks, all teachers counting alike; "
         "with the teacher chosen by the transport score; with the leading "
         f"{config.mixture} together. A pair of teacher and task is harmed if it lost more than "
-        f"{100 * HARM:g} points and more than one standard error over {config.seeds} seeds.",
+        f"{100 * _grid.HARM:g} points and more than one standard error over {config.seeds} seeds.",
         reports.table(rows),
         reports.plot_ranking(
             record.workdir / "gains.png", [row["objective"] for row in rows], values

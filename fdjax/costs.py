@@ -1,7 +1,7 @@
 """Prices of carrying mass from a teacher's labels to the student's labels."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -303,6 +303,76 @@ def predictor(
     )
 
 
+class _LeftOut(NamedTuple):
+    """Joint of teacher and student labels, with the smoothing, less each example's own label.
+
+    Leaving an example out changes one column of the joint, that of its own class.
+    """
+
+    member: Float[Array, "examples num_classes"]
+    joint: Float[Array, "teacher_classes num_classes"]
+    own: Float[Array, "examples teacher_classes"]
+    mass: Float[Array, "examples teacher_classes"]
+
+
+def _left_out(
+    probabilities: Float[Array, "examples teacher_classes"],
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    smoothing: float | Float[Array, ""],
+) -> _LeftOut:
+    checks.positive("smoothing", smoothing)
+    checks.labels("labels", labels, num_classes, unlabelled=True)
+    checks.every_class_present("labels", labels, num_classes)
+    exact = jax.lax.Precision.HIGHEST
+    member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
+    count = member.sum(axis=0)
+    prior = count / count.sum()
+    joint = jnp.einsum("ns,nc->sc", probabilities, member, precision=exact)
+    own = jnp.matmul(member, joint.T, precision=exact)
+    size = jnp.matmul(member, count, precision=exact)[:, None]
+    known = jnp.where(labels[:, None] >= 0, probabilities, 0.0)
+    # Rounding may leave a hair below zero where the example was alone in its column.
+    left = jnp.maximum(own - known, 0.0) * size / jnp.maximum(size - 1, 1)
+    mass = joint.sum(axis=1) - own + left
+    own_prior = jnp.matmul(member, prior, precision=exact)[:, None]
+    return _LeftOut(
+        member, joint + smoothing * prior, left + smoothing * own_prior, mass + smoothing
+    )
+
+
+def leave_one_out_surprise(
+    probabilities: Float[Array, "examples teacher_classes"],
+    labels: Int[Array, " examples"],
+    num_classes: int,
+    *,
+    smoothing: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "examples teacher_classes"]:
+    """Price of each teacher label to the label of an example, counted from the other examples.
+
+    It is the column of `from_predictions` for the example's label, with this label left out as
+    in `leave_one_out_predictor`: a cost that has seen the label it judges flatters a teacher
+    with many labels, each of which few examples have shaped.
+
+    Args:
+        probabilities: Teacher's predictions; each row sums to one, padding is zero.
+        labels: Class of each example; unlabelled examples (-1) make no cost.
+        num_classes: Number of classes of the task.
+        smoothing: Virtual examples of each teacher label, > 0.
+
+    Returns:
+        The prices in nats, >= 0; zero for an unlabelled example.
+
+    Raises:
+        InputError: If a label is out of range, a class is empty or `smoothing` is not positive.
+    """
+    left = _left_out(probabilities, labels, num_classes, smoothing)
+    known = labels[:, None] >= 0
+    # At most one, but rounding may pass it by an ulp, and a price is never negative.
+    price = jnp.log(left.mass) - jnp.log(jnp.where(known, left.own, 1.0))
+    return jnp.where(known, jnp.maximum(price, 0.0), 0.0)
+
+
 def leave_one_out_predictor(
     probabilities: Float[Array, "examples teacher_classes"],
     labels: Int[Array, " examples"],
@@ -331,26 +401,12 @@ def leave_one_out_predictor(
     Raises:
         InputError: If a label is out of range, a class is empty or `smoothing` is not positive.
     """
-    checks.positive("smoothing", smoothing)
-    checks.labels("labels", labels, num_classes, unlabelled=True)
-    checks.every_class_present("labels", labels, num_classes)
+    left = _left_out(probabilities, labels, num_classes, smoothing)
     exact = jax.lax.Precision.HIGHEST
-    member = jax.nn.one_hot(labels, num_classes, dtype=probabilities.dtype)
-    count = member.sum(axis=0)
-    prior = count / count.sum()
-    joint = jnp.einsum("ns,nc->sc", probabilities, member, precision=exact)
-    # Leaving example n out changes one column of the joint, that of its own class.
-    own = jnp.matmul(member, joint.T, precision=exact)
-    size = jnp.matmul(member, count, precision=exact)[:, None]
-    known = jnp.where(labels[:, None] >= 0, probabilities, 0.0)
-    # Rounding may leave a hair below zero where the example was alone in its column.
-    left = jnp.maximum(own - known, 0.0) * size / jnp.maximum(size - 1, 1)
-    mass = joint.sum(axis=1) - own + left
-    share = probabilities / (mass + smoothing)
-    others = jnp.matmul(share, joint + smoothing * prior, precision=exact)
-    own_prior = jnp.matmul(member, prior, precision=exact)
-    itself = jnp.sum(share * left, axis=1) + smoothing * own_prior * share.sum(axis=1)
-    return jnp.where(member > 0, itself[:, None], others)
+    share = probabilities / left.mass
+    others = jnp.matmul(share, left.joint, precision=exact)
+    itself = jnp.sum(share * left.own, axis=1)
+    return jnp.where(left.member > 0, itself[:, None], others)
 
 
 def calibrate(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toy_faculty
 
+from experiments import _grid
 from experiments import compare_objectives as compare
 from fdjax import checks
 
@@ -36,7 +37,7 @@ def test_every_student_of_the_grid_is_written_down_once(grid):
     _, workdir, results = grid
     first, *lines = map(json.loads, (workdir / "runs.jsonl").read_text().splitlines())
     assert first["flags"]["shots"] == 4 and "workdir" not in first["flags"]
-    jobs = [compare.Job(*(line[key] for key in compare.Job._fields)) for line in lines]
+    jobs = [_grid.Job(*(line[key] for key in _grid.Job._fields)) for line in lines]
     # Two seeds; alone, self-trained, by two teachers, and by both together.
     assert len(jobs) == len(set(jobs)) == 2 * (1 + 1 + 2 + 1)
     assert all(0 <= line["value"] <= 1 for line in lines)
@@ -46,7 +47,7 @@ def test_every_student_of_the_grid_is_written_down_once(grid):
 def test_the_table_is_made_of_the_students(grid):
     _, workdir, results = grid
     lines = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()[1:]]
-    value = {tuple(line[key] for key in compare.Job._fields): line["value"] for line in lines}
+    value = {tuple(line[key] for key in _grid.Job._fields): line["value"] for line in lines}
     name = OBJECTIVES[1]
     row = results["objectives"][1]
     gain = {
@@ -146,28 +147,31 @@ def test_a_mistake_is_refused_before_any_work(flags, tmp_path, changes, message)
 
 def test_tasks_are_draws_or_named(flags):
     config = compare.Config(**flags | {"num_tasks": 2, "seed": 3})
-    found = compare.task_configs(config)
+    found = _grid.task_configs(config)
     assert {name: one.seed for name, one in found.items()} == {"toy@3": 3, "toy@4": 4}
-    config = compare.Config(**flags | {"num_tasks": 2, "tasks": ("digits", "a/b.npz:x+y")})
-    found = compare.task_configs(config)
+    config = compare.Config(
+        **flags | {"num_tasks": 2, "tasks": ("digits", "a/b.npz:x+y", "c.npz@7")}
+    )
+    found = _grid.task_configs(config)
     assert {name: (one.dataset, one.seed, one.classes) for name, one in found.items()} == {
         "digits@0": ("digits", 0, ()),
         "digits@1": ("digits", 1, ()),
         "b:x+y": ("a/b.npz", 0, ("x", "y")),
+        "c@7": ("c.npz", 7, ()),
     }
 
 
 def test_gains_are_paired_by_seed_and_harm_is_more_than_an_error():
     accuracy = {}
     for seed, alone in enumerate((0.5, 0.6, 0.7)):
-        job = compare.Job("t", "alone", "(none)", seed)
+        job = _grid.Job("t", "alone", "(none)", seed)
         accuracy[job] = alone
         accuracy[job._replace(objective="x", teacher="good")] = alone + 0.1
         accuracy[job._replace(objective="x", teacher="bad")] = alone - 0.02
         accuracy[job._replace(objective="x", teacher="slight")] = alone - 0.004
         accuracy[job._replace(objective="x", teacher="shaky")] = alone - (0.2, -0.2, 0.1)[seed]
         accuracy[job._replace(objective="x", teacher="(mixture)")] = alone + 0.12
-    pairs = compare.gains(accuracy)
+    pairs = _grid.gains(accuracy)
     assert {pair.teacher: pair.harmed for pair in pairs} == {
         "good": False,
         "bad": True,
@@ -188,14 +192,14 @@ def test_gains_are_paired_by_seed_and_harm_is_more_than_an_error():
 def test_errors_of_the_table_are_over_tasks():
     accuracy = {}
     for task, gain in (("t", 0.1), ("u", 0.3)):
-        job = compare.Job(task, "alone", "(none)", 0)
+        job = _grid.Job(task, "alone", "(none)", 0)
         accuracy |= {job: 0.5, job._replace(objective="x"): 0.5 + gain}
-    row = compare.summary(compare.gains(accuracy), "x", {"t": {"a": 0.0}, "u": {"a": 0.0}})
+    row = compare.summary(_grid.gains(accuracy), "x", {"t": {"a": 0.0}, "u": {"a": 0.0}})
     assert row["gain"] == row["chosen"] == pytest.approx((0.2, 0.1))
     assert row["mixture"] is None
 
 
 def test_one_seed_has_no_error_and_may_still_harm():
-    job = compare.Job("t", "alone", "(none)", 0)
-    (pair,) = compare.gains({job: 0.5, job._replace(objective="x", teacher="bad"): 0.4})
+    job = _grid.Job("t", "alone", "(none)", 0)
+    (pair,) = _grid.gains({job: 0.5, job._replace(objective="x", teacher="bad"): 0.4})
     assert np.isnan(pair.error) and pair.harmed

@@ -149,6 +149,30 @@ def test_leave_one_out_of_unlabelled_padded_and_constant_predictions():
     np.testing.assert_allclose(flat, 0.5, rtol=1e-6)
 
 
+def test_leave_one_out_surprise_is_the_cost_made_from_the_others():
+    found = costs.leave_one_out_surprise(PROBABILITIES, LABELS, 3, smoothing=0.5)
+    p, labels = np.asarray(PROBABILITIES, np.float64), np.asarray(LABELS)
+    count = np.bincount(labels)
+    for example, label in enumerate(labels):
+        rest = np.arange(len(labels)) != example
+        joint = np.stack([p[rest & (labels == c)].sum(axis=0) for c in range(3)], axis=1)
+        joint[:, label] *= count[label] / max(count[label] - 1, 1)
+        prior = count / count.sum()
+        conditional = (joint + 0.5 * prior) / (joint.sum(axis=1, keepdims=True) + 0.5)
+        np.testing.assert_allclose(found[example], -np.log(conditional[:, label]), rtol=1e-5)
+    # The predictor is the price without its logarithm.
+    guess = costs.leave_one_out_predictor(PROBABILITIES, LABELS, 3, smoothing=0.5)
+    likelihood = jnp.sum(PROBABILITIES * jnp.exp(-found), axis=1)
+    np.testing.assert_allclose(likelihood, guess[jnp.arange(6), LABELS], rtol=1e-5)
+    more = costs.leave_one_out_surprise(
+        jnp.pad(PROBABILITIES, ((0, 1), (0, 2))), jnp.append(LABELS, -1), 3, smoothing=0.5
+    )
+    np.testing.assert_allclose(more[:6, :4], found, rtol=1e-6)
+    np.testing.assert_array_equal(more[6], 0.0)
+    traced = jax.jit(costs.leave_one_out_surprise, static_argnums=2)(PROBABILITIES, LABELS, 3)
+    assert jnp.isfinite(traced).all() and (traced >= 0).all()
+
+
 def test_log_prior_makes_a_cost_one_of_evidence():
     labels = jnp.append(LABELS, -1)
     np.testing.assert_allclose(
@@ -196,6 +220,7 @@ def test_a_label_with_a_namesake_speaks_for_it_alone():
         (lambda: costs.from_predictions(PROBABILITIES, LABELS, 3, smoothing=0.0), "`smoothing`"),
         (lambda: costs.from_predictions(PROBABILITIES, LABELS, 4), "no example of class 3"),
         (lambda: costs.leave_one_out_predictor(PROBABILITIES, LABELS, 4), "no example of class 3"),
+        (lambda: costs.leave_one_out_surprise(PROBABILITIES, LABELS, 4), "no example of class 3"),
         (lambda: costs.log_prior(LABELS, 2), "`labels` must lie in"),
         (lambda: costs.predictor(jnp.ones((4, 3)), PROBABILITIES, epsilon=0.0), "`epsilon`"),
         (lambda: costs.calibrate(jnp.ones((4, 2)), PROBABILITIES, LABELS), "`labels` must lie"),

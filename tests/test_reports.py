@@ -201,6 +201,21 @@ def test_names_of_a_ranking_cover_neither_points_nor_each_other():
         assert not any(box.contains(*centre) for centre in centres)
 
 
+def test_foretold_pictures(tmp_path):
+    truth = {"a task": [0.1, 0.2, 0.0], "$another$": [0.0, 0.0]}
+    one = {"a task": [3.0, math.nan, 1.0], "$another$": [math.nan, math.nan]}
+    scores = {f"score {number}": one for number in range(6)}
+    path = reports.plot_foretold(tmp_path / "six.png", scores, truth, ylabel="gain [points]")
+    width, height = picture_size(path)
+    few = reports.plot_foretold(tmp_path / "one.png", {"x": one}, truth, ylabel="gain")
+    assert picture_size(few)[0] < width and picture_size(few)[1] < height
+    with pytest.raises(checks.InputError, match="`scores` is empty"):
+        reports.plot_foretold(tmp_path / "none.png", {}, truth, ylabel="gain")
+    with pytest.raises(checks.InputError, match="a task"):
+        short = {"x": {"a task": [1.0], "$another$": [1.0, 2.0]}}
+        reports.plot_foretold(tmp_path / "none.png", short, truth, ylabel="gain")
+
+
 def test_heat_maps_grow_with_their_classes_up_to_a_limit(tmp_path):
     def size(rows, columns, plot=reports.plot_cost):
         values = np.linspace(0, 1, rows * columns).reshape(rows, columns)

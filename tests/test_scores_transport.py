@@ -65,10 +65,56 @@ def test_predictions_serve_a_black_box():
     outputs, labels = teacher()
     outputs = black_box(outputs)
     assert jnp.isnan(scores.transport(outputs, labels, CLASSES))
-    found = scores.transport(outputs, labels, CLASSES, cost="predictions")
+    found = scores.transport(outputs, labels, CLASSES, cost="predictions", leave_one_out=False)
     cost = costs.normalise(costs.from_predictions(outputs.probabilities, labels, CLASSES))
     expected = -jnp.mean(jnp.sum(outputs.probabilities * cost.T[labels], axis=-1))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_each_label_is_judged_by_the_others():
+    outputs, labels = teacher()
+    outputs = black_box(outputs)
+    score = functools.partial(scores.transport, cost="predictions")
+    found = score(outputs, labels, CLASSES)
+    p, y = np.asarray(outputs.probabilities, np.float64), np.asarray(labels)
+    count, total = np.bincount(y), 0.0
+    for example in range(len(y)):
+        rest = np.arange(len(y)) != example
+        joint = np.stack([p[rest & (y == c)].sum(axis=0) for c in range(CLASSES)], axis=1)
+        joint[:, y[example]] *= count[y[example]] / (count[y[example]] - 1)
+        prior = count / count.sum()
+        cost = -np.log((joint + prior) / (joint.sum(axis=1, keepdims=True) + 1.0))
+        total += p[example] @ cost[:, y[example]]
+    np.testing.assert_allclose(found, -total / len(y), rtol=1e-5)
+    # Jensen: the mean surprise of labels is above the surprise of their mean.
+    assert found <= scores.reference(outputs, labels, CLASSES)
+    wide = outputs._replace(
+        probabilities=jnp.pad(outputs.probabilities, ((0, 0), (0, 3))),
+        class_mask=jnp.pad(jnp.asarray(outputs.class_mask), (0, 3)),
+    )
+    traced = jax.jit(score, static_argnums=2)(wide, labels, CLASSES)
+    np.testing.assert_allclose(traced, found, rtol=1e-5)
+    unlabelled = outputs._replace(probabilities=jnp.pad(outputs.probabilities, ((0, 2), (0, 0))))
+    np.testing.assert_allclose(
+        score(unlabelled, jnp.pad(labels, (0, 2), constant_values=-1), CLASSES), found, rtol=1e-6
+    )
+    gradient = jax.grad(lambda p: score(outputs._replace(probabilities=p), labels, CLASSES))(
+        outputs.probabilities
+    )
+    assert jnp.isfinite(gradient).all()
+
+
+def test_a_teacher_that_says_nothing_scores_the_entropy_of_the_classes():
+    labels = jnp.array([0, 0, 0, 1, 1, 1])
+    silent = TeacherOutputs(jnp.full((6, 4), 0.25), None, None, jnp.ones(4, bool))
+    found = scores.transport(silent, labels, 2, cost="predictions")
+    np.testing.assert_allclose(found, -np.log(2), rtol=1e-6)
+    # Labels as many as examples tell nothing of the others, whatever they say of their own.
+    own = TeacherOutputs(jnp.eye(6), None, None, jnp.ones(6, bool))
+    np.testing.assert_allclose(
+        scores.transport(own, labels, 2, cost="predictions"), -np.log(2), rtol=1e-6
+    )
+    assert scores.leep(own, labels, 2) > -1e-5  # which every label of its own satisfies
 
 
 @pytest.mark.parametrize("level", ["example", "task"])
