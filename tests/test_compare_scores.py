@@ -35,7 +35,7 @@ def test_agreement_is_scipys_and_a_teacher_without_score_is_last():
 
 
 def test_the_most_that_a_score_can_reach():
-    assert _foretold.perfect(np.arange(6.0)) == (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0)
+    assert _foretold.perfect(np.arange(6.0)) == pytest.approx((1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0))
     # One of three pairs is tied: tau-b of an order without ties is 2 / sqrt(2 * 3).
     limit = _foretold.perfect(np.array([0.0, 0.0, 1.0]))
     assert limit.tau == pytest.approx(2 / np.sqrt(6)) and limit.weighted_tau < 1
