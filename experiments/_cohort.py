@@ -61,7 +61,9 @@ def accuracies(
 
     def accuracy(place: int) -> float:
         seed, own = pupils[place].seed, course(pupils[place])
-        if _course.trusts_nobody(own.school.start(seed, own.teacher, own.objective).objective_state):
+        if _course.trusts_nobody(
+            own.school.start(seed, own.teacher, own.objective).objective_state
+        ):
             alike = f"{own.choice} {seed}"
             with one_at_a_time[alike]:
                 if alike not in untaught:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments import _goals, _live, _student
@@ -81,8 +82,8 @@ def weighed(choice: _goals.Choice, lesson: _goals.Lesson) -> _goals.Choice:
         school.fresh,
         school.optimiser,
         _term(choice, lesson),
-        school.train.images,
-        school.train.labels,
+        jnp.asarray(school.train.images),
+        jnp.asarray(school.train.labels),
         _goals.speech(choice, lesson),
         weights=[times * own for times in _TIMES],
         steps=school.budget.steps,

@@ -202,7 +202,7 @@ def parse(text: str, **overrides: Any) -> Choice:
         if override is not None:
             checks.choice(f"setting of {name}", key, known)
             settings[key] = override
-    weight = settings.get("weight", 0.0)
+    weight: Any = settings.get("weight", 0.0)
     checks.require(weight == AUTO or weight >= 0, f"`weight` must be >= 0, got {weight}.")
     return Choice(text, name, settings)
 
@@ -224,6 +224,16 @@ def check_teachers(choice: Choice, number: int) -> None:
         number <= 1 or choice.name in able,
         f"the objective `{choice.name}` cannot hear several teachers at once; name one teacher, "
         f"or choose {' or '.join(able)}.",
+    )
+
+
+def check_copies(choice: Choice, config: _task.TaskConfig) -> None:
+    """Refuses labelled copies where labels that were left out must judge."""
+    judged = choice.name in ("reference", "beliefs") or choice.settings.get("weight") == AUTO
+    checks.require(
+        not (judged and config.varied and config.copies == "labelled"),
+        f"{choice.text!r} judges by labels that were left out, of which a labelled copy would "
+        "tell; use --copies=unlabelled.",
     )
 
 

@@ -42,7 +42,8 @@ def check(config: BudgetConfig) -> None:
     """Refuses what could only fail later, before anything is computed."""
     checks.choice("--student", config.student, models.MODELS)
     checks.require(
-        config.labelled < config.batch_size or config.unlabelled == config.mixed == config.varied == 0,
+        config.labelled < config.batch_size
+        or config.unlabelled == config.mixed == config.varied == 0,
         f"--labelled={config.labelled} leaves no unlabelled image in a batch of "
         f"{config.batch_size}; lower it or raise --batch_size.",
     )

@@ -33,9 +33,13 @@ class TaskConfig:
     )
     varied: int = _run.flag(
         0,
-        "Copies of labelled images, a little turned, zoomed, slanted and moved, to be added as "
-        "unlabelled ones.",
+        "Copies of labelled images, a little turned, zoomed, slanted and moved, to be added.",
         low=0,
+    )
+    copies: Literal["unlabelled", "labelled"] = _run.flag(
+        "unlabelled",
+        "Whether these copies have the label of their image: labelled is augmentation, and the "
+        "student alone has it too.",
     )
     cost: Literal["predictions", "centres"] = _run.flag(
         "predictions", "Ground cost, of the transport score and of the distillation alike."
@@ -96,7 +100,8 @@ def target(config: TaskConfig, *, judge: Judge = "test") -> data.Task:
     if config.mixed:
         task = data.mix(task, config.mixed, seed=config.seed)
     if config.varied:
-        task = data.vary(task, config.varied, seed=config.seed)
+        labelled = config.copies == "labelled"
+        task = data.vary(task, config.varied, seed=config.seed, labelled=labelled)
     if judge == "unlabelled":
         task = dataclasses.replace(task, test=_without_labels(whole, config))
     return task

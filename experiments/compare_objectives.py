@@ -7,10 +7,12 @@ seed, all on one budget, and reports what each objective gained: in the mean, wi
 chosen by the transport score, from the leading teachers together, at worst, and in how many
 pairs of task and teacher it did harm. Each finished student is a line of runs.jsonl: a run that
 was killed goes on by the same command. To choose settings, judge by --judge=unlabelled, and
-compare variants: --objectives=transport,transport:weight=1,reference:form=soft.
+compare variants: --objectives=transport,transport:weight=auto,reference:form=soft. The objective
+fine_tune, the teacher's own network with a new last layer, is the upper reference.
 
-The defaults train 918 students from a faculty of twelve, of one to two seconds of a core each on
-the digits. README.md beside this file is a study made with it: what to expect, and the flags.
+The defaults train at most 918 students from a faculty of twelve, of one to two seconds of a core
+each on the digits; students who trust none of their teachers are trained once for all of these.
+README.md beside this file is a study made with it: what to expect, and the flags.
 """
 
 import dataclasses
@@ -36,7 +38,7 @@ class Config(_grid.GridConfig):
     objectives: tuple[str, ...] = _run.flag(
         DEFAULT,
         "What students minimise beside cross-entropy, all but kd of those of distil_student; with "
-        "settings as name:setting=value:setting=value.",
+        "settings as name:setting=value:setting=value. More may be named when a grid goes on.",
     )
     mixture: int = _run.flag(
         3, "Leading teachers that also teach together where the objective can; 1 for none.", low=1
@@ -73,6 +75,7 @@ def choices(config: Config) -> list[_goals.Choice]:
             f"--objectives names {text!r} twice; name each once ({_grid.ALONE!r} is always there).",
         )
         choice = _goals.parse(text)
+        _goals.check_copies(choice, config)
         checks.require(
             choice.goal.hears != "namesake",
             f"the objective `{choice.name}` is for one label space; leave it out of --objectives.",

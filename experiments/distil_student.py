@@ -85,6 +85,7 @@ def parsed(config: Config) -> _goals.Choice:
         "--patience counts judgements on images held out; give --validation too.",
     )
     choice = _goals.chosen(config)
+    _goals.check_copies(choice, config)
     _goals.check_teachers(choice, config.mixture if config.teacher == "mixture" else 1)
     checks.require(
         choice.goal.hears != "nobody" or config.teacher == "best",

@@ -67,6 +67,11 @@ def run(config: Config) -> dict[str, Any]:
     record = _run.Run(config)
     _student.check(config)
     choice = _goals.chosen(config)
+    _goals.check_copies(choice, config)
+    checks.require(
+        choice.name != _goals.FINE_TUNE,
+        f"--objective={_goals.FINE_TUNE} teaches no student; see distil_student.",
+    )
     checks.require(
         choice.goal.hears != "nobody",
         f"the objective `{choice.name}` hears no teacher; choose one that does.",

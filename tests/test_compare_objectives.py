@@ -84,6 +84,20 @@ def test_a_killed_grid_goes_on_to_the_same_table(grid, flags, tmp_path):
     assert (tmp_path / "runs.jsonl").stat().st_size == again
 
 
+def test_a_finished_grid_goes_on_with_more_objectives(grid, flags, tmp_path):
+    _, workdir, results = grid
+    text = (workdir / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text)
+    more = flags | {"workdir": str(tmp_path), "objectives": (OBJECTIVES[0], "fine_tune")}
+    found = compare.run(compare.Config(**more))
+    assert json.dumps(found["objectives"][0]) == json.dumps(results["objectives"][0])
+    tuned = found["objectives"][1]
+    assert (tuned["objective"], tuned["pairs"], tuned["mixture"]) == ("fine_tune", 2, None)
+    after = (tmp_path / "runs.jsonl").read_text()
+    # Two students of two teachers; nobody else is trained again.
+    assert after.startswith(text) and len(after.splitlines()) == len(text.splitlines()) + 4
+
+
 def test_other_flags_or_another_faculty_are_refused(grid, flags, tmp_path):
     config, workdir, _ = grid
     changed = compare.Config(**flags | {"workdir": str(workdir), "shots": 5})
@@ -114,6 +128,11 @@ def test_other_flags_or_another_faculty_are_refused(grid, flags, tmp_path):
         ({"tasks": ("digits:1+2",), "classes": ("1", "2")}, "--classes goes with --dataset"),
         ({"tasks": ("digits:1+zero",)}, "zero"),
         ({"mixed": -1}, "--mixed must lie in"),
+        ({"varied": 9, "copies": "labelled", "objectives": ("beliefs",)}, "use --copies=unlab"),
+        (
+            {"varied": 9, "copies": "labelled", "objectives": ("uld:weight=auto",)},
+            "'uld:weight=auto' judges by labels that were left out",
+        ),
         ({"image_size": -1}, "--image_size must lie in"),
         ({"seeds": 0}, "--seeds must lie in"),
         ({"root": "nowhere"}, "no faculty"),

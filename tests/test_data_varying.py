@@ -21,6 +21,11 @@ def test_copies_are_of_labelled_images_each_equally_often(monkeypatch):
     np.testing.assert_array_equal(varied.images[:before], task.train.images)
     np.testing.assert_array_equal(varied.labels[:before], task.train.labels)
     assert (varied.labels[before:] == -1).all() and varied.images.dtype == np.uint8
+    labelled = data.vary(task, 2 * len(known), seed=1, labelled=True).train
+    np.testing.assert_array_equal(labelled.images, varied.images)
+    for image, label in zip(labelled.images[before:], labelled.labels[before:], strict=True):
+        (row,) = np.flatnonzero((task.train.images == image).all(axis=(1, 2, 3)))
+        assert task.train.labels[row] == label
     counts = [(varied.images[before:] == image).all(axis=(1, 2, 3)).sum() for image in known]
     assert counts == [2] * len(known)
 

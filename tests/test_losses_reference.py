@@ -33,6 +33,20 @@ def test_gates_and_forms_by_hand():
     np.testing.assert_allclose(sharp, (64 * np.log(2) + 2 * np.log(4)) / 66, rtol=1e-6)
 
 
+def test_an_annealed_target_goes_from_soft_to_hard():
+    target = jnp.array([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]])
+    np.testing.assert_allclose(losses.annealed(target, 0.0), target, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.annealed(target, 0.5)[0], np.array([25, 9, 4]) / 38, rtol=1e-6
+    )
+    cold = losses.annealed(target, 1.0)
+    np.testing.assert_allclose(cold, [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0]], atol=1e-6)
+    for progress, form in ((0.0, "soft"), (0.5, "sharp"), (1.0, "hard")):
+        found = losses.gated(STUDENT[:2], TARGET[:2], progress=progress)  # the third is a tie
+        wanted = losses.gated(STUDENT[:2], TARGET[:2], form=form)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_the_gradient_is_student_less_target_and_none_flows_through_the_target():
     probabilities = jax.nn.softmax(TEACHER)
     wanted = belief.reference_target(jax.nn.log_softmax(STUDENT), probabilities, COST)

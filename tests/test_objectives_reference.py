@@ -90,6 +90,40 @@ def test_without_trust_there_is_the_belief_or_nothing():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+def test_an_annealed_target_is_soft_at_first_and_hard_in_the_end():
+    objective = objectives.reference(COST, log_beliefs=BELIEFS, annealed=4.0)
+    params, state = objective.init(KEYS[4], BATCH, STUDENT, TEACHER)
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0):
+        found, state = objective.loss(params, state, KEYS[4], BATCH, STUDENT, TEACHER)
+        update = belief.log_update(BELIEFS[ROWS], jax.nn.softmax(TEACHER.logits), COST)
+        wanted = losses.annealed(jax.nn.softmax(BELIEFS[ROWS] + update), progress)
+        expected = -jnp.sum(wanted * jax.nn.log_softmax(STUDENT.logits), axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_the_term_fades_as_the_student_overtakes_the_target():
+    some = BATCH._replace(labels=jnp.array([0, -1, 2, -1]))
+    plain, fading = (
+        objectives.reference(COST, log_beliefs=BELIEFS, fading=fading) for fading in (False, True)
+    )
+    update = belief.log_update(BELIEFS[ROWS], jax.nn.softmax(TEACHER.logits), COST)
+    target = jax.nn.softmax(BELIEFS[ROWS] + update)
+    at_labels = -jnp.log(target)[jnp.array([0, 2]), jnp.array([0, 2])].sum()
+    params, state = fading.init(KEYS[4], some, STUDENT, TEACHER)
+    past = jnp.zeros(2)
+    # It knows nothing, then the first label nearly and the second quite, and then nothing again.
+    for said in (jnp.zeros(3), jnp.array([5.0, 0.0, 0.0]), jnp.zeros(3)):
+        student = Outputs(jnp.stack([said, STUDENT.logits[1], said[::-1], STUDENT.logits[3]]))
+        surprise = -jax.nn.log_softmax(student.logits)[jnp.array([0, 2]), jnp.array([0, 2])].sum()
+        past = 0.9 * past + jnp.stack([surprise, at_labels])
+        found, state = fading.loss(params, state, KEYS[4], some, student, TEACHER)
+        whole = value(plain, student, batch=some)
+        np.testing.assert_allclose(found, jnp.minimum(past[0] / past[1], 1) * whole, rtol=1e-4)
+    # Without a label there is nothing to be surprised at.
+    fresh = value(fading)
+    np.testing.assert_allclose(fresh, value(plain), rtol=1e-5)
+
+
 @functools.cache
 def cross_fitted_beliefs():
     """Log-probabilities by distance to the class means, no labelled image being in its own."""
@@ -176,6 +210,7 @@ def test_a_trusted_teacher_helps_and_one_step_serves_all():
     [
         (lambda: objectives.reference(COST * jnp.nan), "`cost` must be finite"),
         (lambda: objectives.reference(COST, epsilon=0.0), "`epsilon` must be positive"),
+        (lambda: objectives.reference(COST, annealed=-1.0), "`annealed` must be >= 0"),
         (lambda: objectives.reference(COST, temperature=0.0), "`temperature` must be positive"),
         (
             lambda: value(objectives.reference(COST[:5])),

@@ -14,17 +14,19 @@ from fdjax.types import UNLABELLED
 _LARGEST = (0.2, 0.2, 0.2, 0.1, 0.1)
 
 
-def vary(task: Task, count: int, *, seed: int) -> Task:
-    """The task with `count` changed copies of its labelled images added as unlabelled ones.
+def vary(task: Task, count: int, *, seed: int, labelled: bool = False) -> Task:
+    """The task with `count` changed copies of its labelled images added to the train images.
 
     Each is one labelled image turned, zoomed, slanted and moved a little, its edge repeated
-    behind it. Unlike mixtures (`mix`) they look like images of the data. Their class is that of
-    the image, but they carry no label: what is learned from them is what teachers say.
+    behind it. Unlike mixtures (`mix`) they look like images of the data. Unlabelled, what is
+    learned from them is what teachers say; labelled, it is augmentation, which needs no teacher,
+    but then the copies of one image must not judge each other.
 
     Args:
         task: With labelled train images.
         count: Copies to add, >= 1.
         seed: Which images and changes; >= 0.
+        labelled: Whether each copy has the label of its image, or none.
 
     Raises:
         InputError: If `count` is not positive or no train image has a label.
@@ -46,7 +48,8 @@ def vary(task: Task, count: int, *, seed: int) -> Task:
     if train.images.dtype == np.uint8:
         varied = np.rint(varied)
     images = np.concatenate([train.images, varied.astype(train.images.dtype)])
-    labels = np.concatenate([train.labels, np.full(count, UNLABELLED, np.int32)])
+    given = train.labels[chosen] if labelled else np.full(count, UNLABELLED, np.int32)
+    labels = np.concatenate([train.labels, given])
     return dataclasses.replace(task, train=Split(images, labels))
 
 

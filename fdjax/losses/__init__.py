@@ -7,7 +7,7 @@ from fdjax.losses.decoupled import dkd
 from fdjax.losses.flow import fsp, kdsvd
 from fdjax.losses.maps import abound, attention, factor, hint, nst, vid
 from fdjax.losses.prediction_relations import dist
-from fdjax.losses.reference import Form, Gate, gated, reference, reference_target
+from fdjax.losses.reference import Form, Gate, annealed, gated, reference, reference_target
 from fdjax.losses.relations import correlation, pkt, rkd_angle, rkd_distance, similarity
 from fdjax.losses.relationship import gkd_classifier, refilled_classifier, refilled_relations
 from fdjax.losses.rivals import (
@@ -25,6 +25,7 @@ __all__ = [
     "Sides",
     "Value",
     "abound",
+    "annealed",
     "attention",
     "cka_distances",
     "correlation",

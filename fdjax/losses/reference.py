@@ -10,6 +10,9 @@ from jaxtyping import Array, Float
 from fdjax import checks
 from fdjax.belief import reference_target
 
+# Temperature of an annealed target at its coldest: nothing but an exact tie is left of the others.
+_COLDEST = 1e-3
+
 Form = Literal["soft", "sharp", "hard"]
 Gate = Literal["none", "threshold", "power"]
 
@@ -53,6 +56,21 @@ FORMS: dict[str, Callable[[Array], Array]] = {"soft": _soft, "sharp": _sharp, "h
 """What is made of a target: itself, its square (temperature one half), or its likeliest class."""
 
 
+def annealed(
+    target: Float[Array, "batch classes"], progress: float | Float[Array, ""]
+) -> Float[Array, "batch classes"]:
+    """A target on its way from itself to its likeliest class: its power 1 / (1 - progress).
+
+    Args:
+        target: A distribution for each example.
+        progress: 0 leaves the target as it is, 1 is the likeliest class.
+    """
+    exponent = 1.0 / jnp.maximum(1.0 - progress, _COLDEST)
+    # Zero to any power is zero; its logarithm would make 0 * inf of the gradient.
+    logits = jnp.where(target > 0, jnp.log(jnp.where(target > 0, target, 1.0)), -jnp.inf)
+    return jax.nn.softmax(exponent * logits, axis=-1)
+
+
 def gated(
     student_logits: Float[Array, "batch classes"],
     target: Float[Array, "batch classes"],
@@ -60,6 +78,7 @@ def gated(
     form: Form = "hard",
     gate: Gate = "none",
     level: float = 0.75,
+    progress: float | Float[Array, ""] | None = None,
 ) -> Float[Array, " batch"]:
     """Cross-entropy of the student to a target of which only sure examples may count.
 
@@ -70,6 +89,7 @@ def gated(
         gate: One of `GATES`.
         level: Of the gate: the confidence to be passed for "threshold", in [0, 1); the exponent
             of the confidence for "power". Unused for "none".
+        progress: If given, the target is taught as `annealed` makes it and `form` is not used.
 
     Returns:
         Weight times cross-entropy of each example, in nats; zero where the gate is shut.
@@ -86,7 +106,7 @@ def gated(
     # One class leaves nothing to be sure of.
     confidence = (classes * target.max(axis=-1) - 1) / max(classes - 1, 1)
     weight = GATES[gate](jnp.clip(confidence, 0.0, 1.0), level)
-    wanted = FORMS[form](target)
+    wanted = FORMS[form](target) if progress is None else annealed(target, progress)
     # A class without mass contributes nothing, even where the student's logit is -inf.
     log_student = jnp.where(wanted > 0, jax.nn.log_softmax(student_logits), 0.0)
     return -weight * jnp.sum(wanted * log_student, axis=-1)

@@ -15,6 +15,12 @@ from fdjax.types import Batch, Outputs
 
 Tree = Any
 
+# How much of the surprise of the batches before is kept at each step.
+_RECALL = 0.9
+# Probability below which a target's surprise at a label grows no further; and a surprise that
+# counts as none.
+_RAREST = 1e-6
+
 
 class ReferenceState(NamedTuple):
     """What the objective carries: numbers only, so that one step serves every teacher.
@@ -25,6 +31,9 @@ class ReferenceState(NamedTuple):
         weight: Of the whole term.
         log_prior: Reference of the teachers' evidence; None for the belief itself.
         log_beliefs: Of each example of the data; None for the student's own at each step.
+        step: How many there have been.
+        surprise: Of the student and of the target at the labels of late, in nats; each a sum
+            in which earlier batches count less.
     """
 
     cost: Float[Array, "teachers teacher_classes student_classes"]
@@ -32,6 +41,8 @@ class ReferenceState(NamedTuple):
     weight: Float[Array, ""]
     log_prior: Float[Array, " student_classes"] | None
     log_beliefs: Float[Array, "examples student_classes"] | None
+    step: Int[Array, ""]
+    surprise: Float[Array, "2"]
 
 
 def _masses(
@@ -60,6 +71,20 @@ def target(
     return belief.pooled_target(own, updates, state.trust.teachers)
 
 
+def _surprise(
+    student_logits: Float[Array, "batch classes"],
+    wanted: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"],
+) -> Float[Array, "2"]:
+    """Of student and target at the labels of a batch, in nats; no gradient flows through it."""
+    student = jax.nn.log_softmax(jax.lax.stop_gradient(student_logits))
+    target = jnp.log(jnp.maximum(wanted, _RAREST))
+    known = (labels >= 0).astype(student.dtype)
+    row = jnp.maximum(labels, 0)[:, None]
+    each = [jnp.take_along_axis(said, row, axis=1)[:, 0] for said in (student, target)]
+    return -jnp.stack([jnp.sum(known * one) for one in each]) + _RAREST
+
+
 def reference(
     cost: Float[Array, "*teachers teacher_classes student_classes"],
     *,
@@ -73,6 +98,8 @@ def reference(
     level: float = 0.75,
     labelled: bool = False,
     only_trusted: bool = False,
+    annealed: float = 0.0,
+    fading: bool = False,
 ) -> Objective:
     """Cross-entropy to the belief updated by the teachers; see `losses.reference`.
 
@@ -98,6 +125,11 @@ def reference(
             target; a soft one may still tell how like other classes they are.
         only_trusted: Whether the term is nothing where no teacher is trusted, and not the
             belief alone.
+        annealed: Steps over which the target goes from soft to hard, whatever its `form`, see
+            `losses.annealed`; 0 for the `form`.
+        fading: Whether the term fades as the student overtakes the target: its weight is the
+            student's surprise at the labels of late over the target's, at most one. The beliefs
+            of a target are cross-fitted and a student remembers its labels, so it fades early.
 
     Raises:
         InputError: If a setting is out of range, an array holds NaN or does not fit.
@@ -105,6 +137,7 @@ def reference(
     checks.finite("cost", cost)
     checks.positive("epsilon", epsilon)
     checks.positive("temperature", temperature)
+    checks.require(annealed >= 0, f"`annealed` must be >= 0, got {annealed}.")
     cost = cost / epsilon if cost.ndim == 3 else cost[None] / epsilon
     teachers, width, classes = cost.shape
     if trust is None:
@@ -116,7 +149,11 @@ def reference(
     if log_beliefs is not None:
         checks.shape("log_beliefs", log_beliefs, (None, classes))
     heard = (trust.teachers > 0).any() | (not only_trusted)
-    state = ReferenceState(cost, trust, heard.astype(cost.dtype), log_prior, log_beliefs)
+    state = ReferenceState(
+        *(cost, trust, heard.astype(cost.dtype), log_prior, log_beliefs),
+        step=jnp.zeros((), jnp.int32),
+        surprise=jnp.zeros(2),
+    )
 
     def init(key: Array, batch: Batch, student: Outputs, teacher: Outputs) -> tuple[Tree, Tree]:
         checks.shape("teacher.logits", teacher.logits, (None, teachers * width))
@@ -127,10 +164,17 @@ def reference(
         params: Tree, state: Tree, key: Array, batch: Batch, student: Outputs, teacher: Outputs
     ) -> tuple[Float[Array, " batch"], Tree]:
         wanted = target(state, batch, student, teacher, temperature=temperature)
-        value = losses.gated(student.logits, wanted, form=form, gate=gate, level=level)
+        progress = jnp.minimum(state.step / annealed, 1.0) if annealed else None
+        value = losses.gated(
+            student.logits, wanted, form=form, gate=gate, level=level, progress=progress
+        )
         taught = (batch.labels < 0) | labelled
-        share = taught.size / jnp.maximum(taught.sum(), 1)
-        return state.weight * share * jnp.where(taught, value, 0.0), state
+        weight = state.weight * taught.size / jnp.maximum(taught.sum(), 1)
+        surprise = _RECALL * state.surprise + _surprise(student.logits, wanted, batch.labels)
+        if fading:
+            weight = weight * jnp.clip(surprise[0] / surprise[1], 0.0, 1.0)
+        state = state._replace(step=state.step + 1, surprise=surprise)
+        return weight * jnp.where(taught, value, 0.0), state
 
     return Objective(init, loss)
 
@@ -149,6 +193,8 @@ def trusted_reference(
     level: float = 0.35,
     labelled: bool = False,
     only_trusted: bool = False,
+    annealed: float = 0.0,
+    fading: bool = False,
 ) -> Objective:
     """Reference transport with cost and trust from the labelled examples, the others taught.
 
@@ -173,6 +219,8 @@ def trusted_reference(
         labelled: As for `reference`.
         only_trusted: As for `reference`; then a student whom no teacher can help is trained on
             its labels alone, to the bit. Otherwise it learns from the cross-fitted beliefs.
+        annealed: As for `reference`.
+        fading: As for `reference`.
 
     Returns:
         The objective, for teacher outputs as `reference` wants them.
@@ -203,6 +251,8 @@ def trusted_reference(
         level=level,
         labelled=labelled,
         only_trusted=only_trusted,
+        annealed=annealed,
+        fading=fading,
     )
 
 
