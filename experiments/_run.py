@@ -62,6 +62,9 @@ def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
             return 2
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells of every file it writes
+        # On two cores XLA can wait for ever: a program that runs in one of its own two threads
+        # waits for parts that would need both.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         names = [field.name for field in dataclasses.fields(config_type)]
         values = {name: getattr(flags.FLAGS, name) for name in names}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

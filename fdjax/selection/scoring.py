@@ -130,6 +130,10 @@ def score_faculty(
     A second call with the same `score_fn` object and sizes reuses the compiled pass: make a
     `functools.partial` with settings once and keep it.
 
+    On a processor of two cores XLA's asynchronous dispatch (jax 0.10.2) has been seen to wait for
+    ever in scores that use LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the
+    environment prevents it, and the experiments set it.
+
     Args:
         score_fn: Score of one teacher, as in `scores.SCORES`.
         faculty: Outputs with a leading axis of teachers, as `stack` gives; or, for teachers of
