@@ -69,6 +69,7 @@ def test_errors_are_those_of_every_example():
     assert np.isnan(acceleration.errors(problem, f, g)[0, 0])
 
 
+@pytest.mark.slow
 def test_the_mean_problem_is_a_good_start_and_changes_no_answer():
     problem = _problems.random(source=5, target=4, batch=3, epsilon_ratio=0.2)
     arrays = [jnp.asarray(array) for array in problem[:3]]

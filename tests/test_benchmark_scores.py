@@ -13,6 +13,7 @@ from fdjax.checks import InputError
 SIZES = {"teachers": 5, "examples": 30, "most_labels": 14, "classes": 3, "features": 6}
 
 
+@pytest.mark.slow
 def test_every_score_is_timed_and_padding_moves_none(tmp_path):
     out = tmp_path / "scores.json"
     few = ("transport", "leep", "hscore", "knn", "logme")

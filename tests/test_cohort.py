@@ -122,6 +122,7 @@ def test_a_weight_is_found_without_the_labels_that_judge_it(place, monkeypatch):
     assert _course.weighed(numbered, lesson) is numbered
 
 
+@pytest.mark.slow
 def test_a_found_weight_teaches(place):
     found = accuracies(place, "projected_kl:weight=auto")
     assert all(0 <= value <= 1 for value in found)

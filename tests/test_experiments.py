@@ -137,6 +137,7 @@ def test_no_teacher_has_seen_an_image_of_the_target(world):
     assert not seen & {image.tobytes() for image in target.train.images}
 
 
+@pytest.mark.slow
 def test_a_killed_student_goes_on_to_the_same_result(world):
     """Killed for real, by SIGKILL, after its first checkpoint."""
     folder, build = world

@@ -65,6 +65,7 @@ def test_faculty_equals_one_by_one(name):
     assert np.flatnonzero(np.isnan(found)).tolist() == missing.get(name, [])
 
 
+@pytest.mark.slow
 def test_batches_and_devices_change_nothing():
     faculty = selection.stack([teacher(seed)[0] for seed in range(5)])
     score = functools.partial(selection.score_faculty, scores.leep, faculty, LABELS, CLASSES)

@@ -164,6 +164,7 @@ def test_small_epsilon_tends_to_the_linear_programme():
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 2e-3
 
 
+@pytest.mark.slow
 def test_faculty_axis_vmap_and_jit_agree_with_one_by_one():
     costs = jnp.stack([problem(seed)[0] for seed in range(3)])
     _, a, b = problem(batch=6)

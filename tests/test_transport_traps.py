@@ -60,6 +60,7 @@ def test_t03_a_masked_class_has_no_gradient_and_the_others_have_theirs():
     np.testing.assert_array_equal(masked[:, 5], 0.0)
 
 
+@pytest.mark.slow
 def test_t04_and_t05_a_batch_of_concentrated_problems_has_a_gradient():
     key = jax.random.key(0)
     source = jax.random.dirichlet(key, jnp.full(10, 0.3), (64,))
@@ -197,6 +198,7 @@ def test_t13_products_run_at_the_highest_precision():
     assert program.count("dot_general[") == program.count("Precision.HIGHEST, Precision.HIGHEST")
 
 
+@pytest.mark.slow
 def test_t14_the_sharp_cost_ranks_and_more_labels_are_no_merit():
     """A perfect teacher with ever finer labels must not look better or worse."""
     truth_ = jax.nn.softmax(jax.random.normal(jax.random.key(0), (6, 5)))
