@@ -32,7 +32,9 @@ UNDEFINED = {
     "pactran_gamma": NO_CLASSES,
 } | {name: set() for name in NOT_OF_THE_TASK}
 # Accuracy of single precision where it is not 1e-5.
-SINGLE = {"transrate": 2e-4, "pactran_gaussian": 3e-5}
+# TransRate is the difference of two rates, each up to hundreds of times as large, whose rounding
+# is the processor's own: 2e-4 is enough on one, 3e-4 was seen on another.
+SINGLE = {"transrate": 5e-4, "pactran_gaussian": 3e-5}
 
 
 def teacher(seed: int = 0) -> tuple[TeacherOutputs, jax.Array]:
