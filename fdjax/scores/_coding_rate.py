@@ -67,7 +67,7 @@ def transrate(
     With Z the n rows to be coded, the rate is 1/2 log det(1 + Z'Z / (n distortion)). The
     features are centred once, not in each class, and the mean over classes is plain, as in the
     reference code; other than there a class without an example does not count. Single precision
-    agrees with double to 1e-4; where rows are repeated and their squares are 10^6 times the
+    agrees with double to 3e-4; where rows are repeated and their squares are 10^6 times the
     distortion or more, only to some per cent.
 
     Args:
