@@ -12,6 +12,8 @@ from benchmarks import _problems, _timing
 from fdjax.transport import Domain
 
 MOST_ITERATIONS = 2000
+NOT_CONVERGED = "yet not converged"
+"""Note of an answer whose marginals are further off than was asked."""
 
 
 class Settings(NamedTuple):

@@ -118,7 +118,7 @@ def ott_fixed(problem: _problems.Problem, settings: _answers.Settings) -> _answe
     count, lse_mode = enough(False), False
     if count is None:
         count, lse_mode = enough(True), True
-    note = "yet not converged" if count is None else ""
+    note = _answers.NOT_CONVERGED if count is None else ""
     answer, cost_of = run(count or most, lse_mode, settings, note)
     return answer._replace(gradient=_answers.gradient(cost_of, problem, settings))
 

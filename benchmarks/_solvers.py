@@ -117,7 +117,7 @@ def ours(problem: _problems.Problem, settings: _answers.Settings) -> _answers.An
             name: yardstick.gflop / product.seconds
             for (name, yardstick), product in zip(yardsticks.items(), products, strict=True)
         },
-        note="" if bool(solution.converged.all()) else "yet not converged",
+        note="" if bool(solution.converged.all()) else _answers.NOT_CONVERGED,
     )
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import _problems
+from benchmarks import _answers, _problems
 from fdjax.transport import Domain
 
 ALL = ("ott", "ott_fixed", "pot_batch", "pot_loop", "pot_exact", "roof", "torch")
@@ -91,6 +91,33 @@ CLAIMS = (
 )
 
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {"claims": lambda: CLAIMS, "grid": grid}
+
+
+def overview(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a measured case: ours, and how many times as long each peer took.
+
+    A peer that did not converge took at least as long.
+    """
+
+    def longer(row: Mapping[str, Any]) -> float | str:
+        return f"> {row['ratio']:.0f}" if _answers.NOT_CONVERGED in row["note"] else row["ratio"]
+
+    rows = []
+    for place, case in enumerate(cases):
+        peers = _rows(cases, place)
+        ours = peers.pop("ours", {})
+        rows.append(
+            {"case": case["title"].replace(" of the mean cost", "").removesuffix(" teachers")}
+            | {name: ours.get(name) for name in _OVERVIEW}
+            | {name: longer(row) for name, row in peers.items()}
+        )
+    return rows
+
+
+_OVERVIEW = (
+    *("seconds", "problems_per_second", "iterations", "mode", "marginal_error"),
+    *("call_of_square", "call_of_pair", "gradient_ratio"),
+)
 
 
 def _rows(cases: Sequence[Mapping[str, Any]], place: int) -> dict[str, Mapping[str, Any]]:

@@ -216,6 +216,8 @@ def markdown(entry: Mapping[str, Any]) -> str:
     ]
     if "claims" in entry:
         lines += [reports.table(entry["claims"])]
+    if len(entry["cases"]) > 1:
+        lines += [reports.table(_suites.overview(entry["cases"]))]
     return "\n".join([*lines, *map(_case_text, entry["cases"])])
 
 

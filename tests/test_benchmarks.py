@@ -271,6 +271,16 @@ def test_claims_are_judged(quick_solvers, tmp_path, capsys):
     assert "Left out" not in capsys.readouterr().out
 
 
+def test_the_overview_has_a_row_a_case_and_marks_who_did_not_converge():
+    ours = {"solver": "ours", "ratio": 1.0, "seconds": 0.5, "note": "", "mode": "kernel"}
+    fast = {"solver": "ott_fixed", "ratio": 2.5, "note": "extrapolated"}
+    slow = {"solver": "ott", "ratio": 99.6, "note": f"{_answers.NOT_CONVERGED}; extrapolated"}
+    case = {"title": _suites.case(10, 7, 0.1).title, "rows": [ours, fast, slow]}
+    (row,) = _suites.overview([case])
+    assert row["case"] == "10 x 7, batch 1024, faculty 1, epsilon 0.1, flat"
+    assert (row["seconds"], row["ott_fixed"], row["ott"]) == (0.5, 2.5, "> 100")
+
+
 def test_a_stopped_suite_goes_on(quick_solvers, tmp_path, monkeypatch):
     out = tmp_path / "claims.json"
     config = transport.Config(suite="claims", subsample=2, out=str(out))
