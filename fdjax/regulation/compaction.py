@@ -45,7 +45,9 @@ def compact(
     return rows, priority[rows] > -jnp.inf
 
 
-def top_share(priority: Float[Array, " examples"], share: float) -> Int[np.ndarray, " kept"]:
+def top_share(
+    priority: Float[Array, " examples"] | Float[np.ndarray, " examples"], share: float
+) -> Int[np.ndarray, " kept"]:
     """Rows of the data to keep: the given share of highest priority, at least one, in order.
 
     Raises:
