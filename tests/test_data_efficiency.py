@@ -1,4 +1,4 @@
-"""Data efficiency from flags to report on a tiny task: the share is kept, and a kill costs nothing."""
+"""Data efficiency from flags to report on a tiny task: shares are kept, a kill costs nothing."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,7 @@
 """The compacted step: few of many are back-propagated, and where it should be it is the mask."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -264,6 +265,48 @@ def test_every_mode_works_with_every_objective(name, mode):
     state, found = run(own, 25)
     assert found[-1]["loss"] < found[0]["loss"]
     assert state.counts.sum() == sum(record["participants"] for record in found) <= 8 * 25
+
+
+@functools.cache
+def maps_of():
+    """A network with maps and features, for objectives on these, and what it says of all images."""
+    network, variables = worlds.student("convnet", widths=(4, 4), dense=8)
+    return (network, variables), jax.jit(network)(variables, labelled().images)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_hybrid_distillation_works_with_all_objectives(name):
+    learner, signal = maps_of()
+    settings = {"cost": jnp.ones((3, 3)) - jnp.eye(3), "labels": labelled().labels}
+    settings |= {"negatives": 32, "probabilities": jax.nn.softmax(signal.logits)[None]}
+    settings |= {"log_beliefs": jax.nn.log_softmax(signal.logits)}
+    settings |= {"centres": jnp.eye(3, 8), "bank_size": 32}
+    if name == "factor":
+        paraphraser = objectives.factor_paraphraser()
+        examples = rows(*range(worlds.BATCH))
+        few = jax.tree.map(lambda leaf: leaf[: worlds.BATCH], signal)
+        settings["paraphraser"] = paraphraser.init(jax.random.key(0), examples, few, few)[0]
+    known = {k for make in objectives.OBJECTIVES.values() for k in _keywords(make)}
+    term = objectives.create(name, **{k: v for k, v in settings.items() if k in known})
+    objective = objectives.weighted_sum((1.0, objectives.cross_entropy()), (0.1, term))
+    own = lesson(
+        objective,
+        signal=signal,
+        learner=learner,
+        optimiser=optax.adam(0.01),
+        slots=8,
+        confidence=0.6,
+        weights=jnp.linspace(0.5, 1.5, EXAMPLES),
+        refresh_every=2,
+    )
+    state, found = run(own, 6)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables))
+    assert state.counts.sum() == sum(record["participants"] for record in found) > 0
+
+
+def _keywords(function):
+    return inspect.signature(function).parameters
 
 
 @pytest.mark.parametrize(
