@@ -110,7 +110,11 @@ def check(config: Config) -> None:
     for name in ("datasets", "modes", "peers", "shares", "confidences", "refreshes"):
         values = getattr(config, name)
         checks.require(len(set(values)) == len(values), f"--{name} names one value twice.")
-    checks.require(bool(config.datasets), "--datasets is empty; name at least one.")
+    stems = [Path(name).stem for name in config.datasets]
+    checks.require(
+        0 < len(set(stems)) == len(stems),
+        f"--datasets must name at least one, all of different file names; got {stems}.",
+    )
     needs_share = set(config.modes) - {"none"} or config.peers
     checks.require(
         bool(config.shares) or not needs_share, "--shares is empty; name one, or no mode and peer."
