@@ -38,6 +38,7 @@ class Job(NamedTuple):
 
     Attributes:
         task: Name of its task.
+        teacher: Digest of its teacher, so that a grid can go on with more data sets.
         method: One of `MODES` or `PEERS`.
         share: Of the samples of a full run that it may back-propagate.
         confidence: A number as text, `BY_SHARE`, or empty where it does not matter.
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     """
 
     task: str
+    teacher: str
     method: str
     share: float
     confidence: str

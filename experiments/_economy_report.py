@@ -33,9 +33,11 @@ def summary(outcomes: Mapping[Job, Outcome]) -> list[dict[str, Any]]:
         mine = [
             job
             for job in outcomes
-            if job[:-1] == Job(task, method, share, confidence, refresh, 0)[:-1]
+            if (job.task, job.method, job.share, job.confidence, job.refresh)
+            == (task, method, share, confidence, refresh)
         ]
-        full = [outcomes[Job(task, "none", 1.0, "", 0, job.seed)] for job in mine]
+        whole = {"method": "none", "share": 1.0, "confidence": "", "refresh": 0}
+        full = [outcomes[job._replace(**whole)] for job in mine]
         own = [outcomes[job] for job in mine]
         gains = [a.test - b.test for a, b in zip(own, full, strict=True)]
         gain, error = _grid.mean_and_error(gains)

@@ -76,7 +76,7 @@ class Config:
         ("uniform", "shorter"), f"Other ways to spend a share: {', '.join(_economy.PEERS)}."
     )
     shares: tuple[float, ...] = _run.flag(
-        (0.5, 0.25, 0.1), "Shares of the samples that may be back-propagated.", low=0.0, high=1.0
+        (0.5, 0.25), "Shares of the samples that may be back-propagated.", low=0.0, high=1.0
     )
     confidences: tuple[str, ...] = _run.flag(
         ("0.9", "share"),
@@ -209,7 +209,7 @@ def place_of(config: Config, dataset: str, root: str, teacher: str) -> _economy.
     return _economy.Place(_goals.parse(config.objective), lesson, held_out, weights)
 
 
-def jobs_of(config: Config, task: str) -> list[Job]:
+def jobs_of(config: Config, task: str, teacher: str) -> list[Job]:
     """The students of a task; those of one compiled step stand together."""
     kinds = [("none", 1.0, "", 0)]
     for share in config.shares:
@@ -226,7 +226,14 @@ def jobs_of(config: Config, task: str) -> list[Job]:
             looks = config.refreshes if peer in _economy.CHOSEN else (0,)
             kinds += [(peer, share, "", refresh) for refresh in looks]
     seeds = range(config.seed, config.seed + config.seeds)
-    return [Job(task, *kind, seed) for kind in kinds for seed in seeds]
+    return [Job(task, teacher, *kind, seed) for kind in kinds for seed in seeds]
+
+
+# Flags that change no student, or that each job names: a grid can go on with more of them.
+_NAMED = (
+    *("workdir", "root", "data_dir", "datasets", "modes", "peers", "shares", "confidences"),
+    *("refreshes", "seeds"),
+)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -236,10 +243,8 @@ def run(config: Config) -> dict[str, Any]:
     record = _run.Run(config)
     with record.stage("teachers"):
         names = teachers(config, root)
-    named = ("workdir", "root", "modes", "peers", "shares", "confidences", "refreshes", "seeds")
-    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in named}
+    flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NAMED}
     digests = {card.name: card.digest for card in faculty.cards(root)}
-    flags["teachers"] = [digests[name] for name in names]
     path = Path(config.workdir) / "runs.jsonl"
     ledger = _ledger.Ledger(path, Job, flags, lambda value: Outcome(*value))
     ledger.begin()
@@ -247,7 +252,7 @@ def run(config: Config) -> dict[str, Any]:
     significant: dict[str, float] = {}
     for dataset, teacher in zip(config.datasets, names, strict=True):
         task = Path(dataset).stem
-        mine = jobs_of(config, task)
+        mine = jobs_of(config, task, digests[teacher][:12])
         with record.stage("observe"):
             place = place_of(config, dataset, root, teacher)
         significant[task] = float(np.mean(np.asarray(place.weights) > 0))

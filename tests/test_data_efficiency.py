@@ -168,7 +168,7 @@ def test_a_regulated_teacher_counts_what_it_learnt_from(flags):
 
 def test_the_confidence_is_chosen_by_images_held_out_and_not_by_test_images():
     def job(confidence, seed):
-        return _economy.Job("t", "regulated", 0.5, confidence, 1, seed)
+        return _economy.Job("t", "d", "regulated", 0.5, confidence, 1, seed)
 
     outcomes = {
         job("0.5", 0): _economy.Outcome(0.6, 0.9, 1, 1.0),
