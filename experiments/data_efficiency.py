@@ -210,7 +210,10 @@ def place_of(config: Config, dataset: str, root: str, teacher: str) -> _economy.
 
 
 def jobs_of(config: Config, task: str, teacher: str) -> list[Job]:
-    """The students of a task; those of one compiled step stand together."""
+    """The students of a task, all of one seed after another.
+
+    Whatever else slows a machine down then slows the full run and what is held against it.
+    """
     kinds = [("none", 1.0, "", 0)]
     for share in config.shares:
         for mode in config.modes:
@@ -226,7 +229,7 @@ def jobs_of(config: Config, task: str, teacher: str) -> list[Job]:
             looks = config.refreshes if peer in _economy.CHOSEN else (0,)
             kinds += [(peer, share, "", refresh) for refresh in looks]
     seeds = range(config.seed, config.seed + config.seeds)
-    return [Job(task, teacher, *kind, seed) for kind in kinds for seed in seeds]
+    return [Job(task, teacher, *kind, seed) for seed in seeds for kind in kinds]
 
 
 # Flags that change no student, or that each job names: a grid can go on with more of them.
