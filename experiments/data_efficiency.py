@@ -14,7 +14,11 @@ labels than the teacher's, on images that the teacher never saw, and the signifi
 the cost of carrying what the teacher says of it to its label.
 
 Each finished student is a line of runs.jsonl: a run that was killed goes on by the same command.
-Writes report.md, pictures and results.json. EXPECTED
+Writes report.md, pictures and results.json. The defaults train 45 students on the embedded digits,
+in 13 minutes on two cores that three other people were using. Expect a test accuracy of 0.973 ±
+0.004 of full distillation, the same within half a point from all modes and smaller batches at half
+and at a quarter of the samples, and a loss of 2.7 points from a quarter of the steps. README.md
+beside this file is a study made with it, on data where the ways differ more.
 """
 
 import dataclasses
