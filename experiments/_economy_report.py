@@ -36,7 +36,7 @@ def summary(outcomes: Mapping[Job, Outcome]) -> list[dict[str, Any]]:
             if (job.task, job.method, job.share, job.confidence, job.refresh)
             == (task, method, share, confidence, refresh)
         ]
-        whole = {"method": "none", "share": 1.0, "confidence": "", "refresh": 0}
+        whole: dict[str, Any] = {"method": "none", "share": 1.0, "confidence": "", "refresh": 0}
         full = [outcomes[job._replace(**whole)] for job in mine]
         own = [outcomes[job] for job in mine]
         gains = [a.test - b.test for a, b in zip(own, full, strict=True)]
