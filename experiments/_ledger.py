@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,26 @@ from fdjax import checks
 class Ledger:
     """Value of each finished job, a JSON line each, behind a first line with the flags."""
 
-    def __init__(self, path: Path, job_type: Any, flags: dict[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        job_type: Any,
+        flags: dict[str, Any],
+        read: Callable[[Any], Any] = float,
+    ):
         """Reads the file if there is one; nothing is written yet.
 
         Args:
             path: Of the file.
             job_type: NamedTuple that names a job.
             flags: All on which the values depend.
+            read: Makes a value of what stands for it in the file; a NamedTuple stands as a list.
 
         Raises:
             InputError: If the file was begun with other flags or cannot be read.
         """
-        self.path, self.values, self._lock = path, {}, threading.Lock()
+        self.path, self._lock = path, threading.Lock()
+        self.values: dict[Any, Any] = {}
         self._lines = [json.dumps({"flags": flags})]
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         # What follows the last line's end was cut off by a kill: that job is done again.
@@ -35,7 +44,7 @@ class Ledger:
             known = entries[0]["flags"]
             for entry in entries[1:]:
                 job = job_type(*(entry[key] for key in job_type._fields))
-                self.values[job] = float(entry["value"])
+                self.values[job] = read(entry["value"])
         except (ValueError, KeyError, TypeError) as error:
             raise checks.InputError(
                 f"{path} cannot be read ({error!r}); restore it or choose another --workdir."
@@ -56,7 +65,7 @@ class Ledger:
         partial.write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
         os.replace(partial, self.path)
 
-    def add(self, job: Any, value: float) -> None:
+    def add(self, job: Any, value: Any) -> None:
         """Writes down a finished job; several threads may do so at once."""
         line = json.dumps(job._asdict() | {"value": value})
         with self._lock:

@@ -82,6 +82,7 @@ class School:
         *,
         teach: training.Teach = training.observed,
         augment: training.Augment | None = None,
+        confidence: float | None = None,
     ):
         """Preprocesses the images and makes the step.
 
@@ -93,9 +94,10 @@ class School:
             teach: As for `training.make_step`.
             augment: As for `training.make_step`; it meets the images as preprocessed for the
                 student. Beliefs are of the unchanged images.
+            confidence: As for `training.make_step`; participation is then counted.
         """
         self.task, self.budget, self.objective = task, budget, objective
-        self.teach, self.augment = teach, augment
+        self.teach, self.augment, self.confidence = teach, augment, confidence
         # A fixed share only where there are unlabelled images too.
         self.labelled_a_step = budget.labelled if (task.train.labels < 0).any() else None
         schedule = optax.cosine_decay_schedule(budget.learning_rate, budget.steps)
@@ -120,7 +122,12 @@ class School:
 
     def _new_step(self) -> training.Step:
         return training.make_step(
-            self.student, self.teach, self.objective, self.optimiser, augment=self.augment
+            self.student,
+            self.teach,
+            self.objective,
+            self.optimiser,
+            confidence=self.confidence,
+            augment=self.augment,
         )
 
     def minimising(
@@ -239,6 +246,7 @@ class School:
             self.optimiser,
             next(self.batches(seed, 0)),
             teacher,
+            num_examples=0 if self.confidence is None else len(self.train),
         )
 
     def teach_one(

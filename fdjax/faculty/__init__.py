@@ -11,6 +11,7 @@ The folder holds
     teachers/NAME/card.json                  what the teacher is
     teachers/NAME/variables/                 its weights, or
     teachers/NAME/outputs.npz                its outputs, where nothing else is known
+    teachers/NAME/participation.npz          where its training was self-regulated
     outputs/IMAGES DIGEST/NAME-DIGEST.npz    observations kept for next time; safe to delete
 
 One process writes into a faculty at a time; any number may read.
@@ -18,15 +19,25 @@ One process writes into a faculty at a time; any number may read.
 
 from fdjax.faculty.cards import Card
 from fdjax.faculty.observations import observe, observe_all
-from fdjax.faculty.repository import cards, create, load, register, register_outputs
+from fdjax.faculty.records import Participation
+from fdjax.faculty.repository import (
+    cards,
+    create,
+    load,
+    participation,
+    register,
+    register_outputs,
+)
 
 __all__ = [
     "Card",
+    "Participation",
     "cards",
     "create",
     "load",
     "observe",
     "observe_all",
+    "participation",
     "register",
     "register_outputs",
 ]

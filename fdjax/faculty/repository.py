@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fdjax import checkpoints, checks, models
-from fdjax.faculty import files
+from fdjax import checkpoints, checks, data, models
+from fdjax.faculty import files, records
 from fdjax.faculty.cards import Card, from_json, is_name, preprocessing_of, to_json
 from fdjax.types import Network, TeacherOutputs, Variables
 
@@ -50,7 +50,14 @@ def create(root: Root) -> Path:
     return path
 
 
-def register(root: Root, card: Card, variables: Variables, *, replace: bool = False) -> Card:
+def register(
+    root: Root,
+    card: Card,
+    variables: Variables,
+    *,
+    replace: bool = False,
+    participation: records.Participation | None = None,
+) -> Card:
     """Adds a trained teacher.
 
     Args:
@@ -58,6 +65,7 @@ def register(root: Root, card: Card, variables: Variables, *, replace: bool = Fa
         card: What is known of it; `digest` and `num_parameters` are filled in.
         variables: Its weights, for the architecture and image size of the card.
         replace: Whether a teacher of this name makes way; otherwise the name is refused.
+        participation: How often each image took part, if its training was self-regulated.
 
     Returns:
         The card as registered.
@@ -74,6 +82,8 @@ def register(root: Root, card: Card, variables: Variables, *, replace: bool = Fa
 
     def write(folder: Path) -> None:
         checkpoints.save_tree(folder / files.VARIABLES, variables)
+        if participation is not None:
+            records.write(folder, participation, card.digest)
 
     return _register(root, card, write, replace)
 
@@ -167,6 +177,25 @@ def load(root: Root, name: str) -> tuple[Card, Network, Variables]:
     )
     _check_fit(card, variables, f"{path} of teacher {name!r}")
     return card, models.frozen(network(card)), variables
+
+
+def participation(root: Root, name: str, task: data.Task) -> np.ndarray:
+    """How often each training image of a task took part while a teacher learnt from them.
+
+    Args:
+        root: A faculty.
+        name: Of the teacher.
+        task: The very task that it was trained for: images, labels and class names.
+
+    Returns:
+        Counts, in the order of the task's training images; see `regulation.significance`.
+
+    Raises:
+        InputError: If there is no such teacher, its training was not self-regulated, or it was
+            of another data set.
+    """
+    card = read_card(root, name)
+    return records.read(teacher_folder(root, name), name, card.digest, task.digest)
 
 
 def load_outputs(root: Root, card: Card) -> dict[str, np.ndarray]:

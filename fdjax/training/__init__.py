@@ -1,5 +1,6 @@
 """One compiled training step for any student, teacher and objective, and the loop around it."""
 
+from fdjax.training.compacted import make_compacted_step
 from fdjax.training.loop import Judge, Record, fit
 from fdjax.training.steps import (
     Augment,
@@ -21,6 +22,7 @@ __all__ = [
     "TrainState",
     "fit",
     "init_state",
+    "make_compacted_step",
     "make_step",
     "no_teacher",
     "observed",
