@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -102,6 +103,9 @@ class Run:
         check(config)
         self.flags: dict[str, Any] = dataclasses.asdict(config)
         self.workdir = Path(config.workdir).resolve()
+        if jax.process_index() > 0:  # of several processes the first one writes
+            self._own = tempfile.TemporaryDirectory(prefix="fdjax-")
+            self.workdir = Path(self._own.name)
         self.seconds: dict[str, float] = {}
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)

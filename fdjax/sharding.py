@@ -1,4 +1,4 @@
-"""Spreading a leading axis (teachers, or the batch) over devices."""
+"""Spreading a leading axis (teachers, or the batch) over devices, of one process or of several."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,13 +6,80 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fdjax import checks
 
 
 def device_mesh(axis: str = "teachers", num_devices: int | None = None) -> Mesh:
-    """A one-axis mesh over the first `num_devices` devices (all by default)."""
+    """A one-axis mesh over the first `num_devices` devices (all by default), of all processes."""
     devices = jax.devices()[:num_devices]
     return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """An equal part of an array's leading axis on each device of a mesh with one axis."""
+    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The whole of an array on every device of a mesh."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several, whose devices are then those of one program.
+
+    To be called before anything is computed, in every process, by the same command but for
+    `process`. It waits until all have come.
+
+    Args:
+        coordinator: Address of process 0, HOST:PORT, that all can reach.
+        processes: How many there are.
+        process: Which one this is; 0 is the one that writes.
+
+    Raises:
+        InputError: If `process` is none of them or JAX cannot reach the others.
+    """
+    checks.positive("processes", processes)
+    checks.in_range("process", process, 0, processes - 1)
+    try:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    except (RuntimeError, ValueError) as error:
+        raise checks.InputError(
+            f"process {process} of {processes} could not join the others at {coordinator}: {error}"
+        ) from error
+
+
+def meet(place: str) -> None:
+    """Waits until all processes have come to a place; at once where there is one only."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays of the host on the devices of a sharding; every process fills those of its own.
+
+    Args:
+        tree: Of arrays, the same in every process.
+        sharding: Where they lie. For `by_rows` the last row is repeated until the rows can be
+            dealt out evenly.
+    """
+    parts = 1 if sharding.is_fully_replicated else sharding.mesh.size
+
+    def one(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        if -len(array) % parts:
+            array = np.concatenate([array, np.repeat(array[-1:], -len(array) % parts, axis=0)])
+        return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
+
+    return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays that lie `everywhere` as arrays of this process's own."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
 
 def over_leading_axis(function: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ The folder holds
     teachers/NAME/card.json                  what the teacher is
     teachers/NAME/variables/                 its weights, or
     teachers/NAME/outputs.npz                its outputs, where nothing else is known
+    teachers/NAME/sketch.npz                 its sketch, once it was searched; safe to delete
     outputs/IMAGES DIGEST/NAME-DIGEST.npz    observations kept for next time; safe to delete
 
 One process writes into a faculty at a time; any number may read.
@@ -19,6 +20,7 @@ One process writes into a faculty at a time; any number may read.
 from fdjax.faculty.cards import Card
 from fdjax.faculty.observations import observe, observe_all
 from fdjax.faculty.repository import cards, create, load, register, register_outputs
+from fdjax.faculty.sketches import sketch_all
 
 __all__ = [
     "Card",
@@ -29,4 +31,5 @@ __all__ = [
     "observe_all",
     "register",
     "register_outputs",
+    "sketch_all",
 ]

@@ -50,7 +50,19 @@ def _compiled(
 
         return (part if mesh is None else sharding.over_leading_axis(part, mesh))(faculty)
 
-    return jax.jit(run)
+    # Spread over processes, the scores of all are of use to each.
+    return jax.jit(run, out_shardings=None if mesh is None else sharding.everywhere(mesh))
+
+
+def _spread(
+    run: Callable[..., Array], faculty: TeacherOutputs, labellings: Array, mesh: Mesh
+) -> Float[Array, "teachers labellings"]:
+    """The pass over the devices of a mesh, each of which gets its own teachers only."""
+    number = len(faculty.probabilities)
+    teachers = sharding.put(faculty, sharding.by_rows(mesh))
+    return sharding.fetch(run(teachers, sharding.put(labellings, sharding.everywhere(mesh))))[
+        :number
+    ]
 
 
 def _labelled_only(faculty: TeacherOutputs, labelled: np.ndarray) -> TeacherOutputs:
@@ -109,7 +121,11 @@ def score_labellings(
         checks.shape("faculty.probabilities", part.probabilities, shape)
     run = _compiled(score_fn, num_classes, batch_size, mesh)
     chosen = jnp.asarray(labellings[:, labelled])
-    parts = [run(_labelled_only(part, labelled), chosen) for part in buckets.faculties]
+    faculties = [_labelled_only(part, labelled) for part in buckets.faculties]
+    if mesh is None:
+        parts = [run(part, chosen) for part in faculties]
+    else:
+        parts = [_spread(run, part, chosen, mesh) for part in faculties]
     if len(parts) == 1:
         return parts[0].T
     order = np.argsort(np.concatenate(buckets.positions))
@@ -145,7 +161,9 @@ def score_faculty(
             between outputs and score, as the trace of the score tells them, within 32 MiB on a
             processor (larger batches leave its caches and are slower) or an eighth of an
             accelerator's memory; one at least.
-        mesh: Devices over which the teachers are spread, from `sharding.device_mesh`.
+        mesh: Devices over which the teachers are spread, from `sharding.device_mesh`. They may be
+            those of several processes (`sharding.join`), each of which then makes the same call
+            and gets all scores.
 
     Returns:
         The scores in the order of the teachers, higher is better; NaN where a teacher does

@@ -1,0 +1,101 @@
+"""Scores over several devices and several processes are those of one device."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import ranks
+
+from fdjax import selection, sharding
+from fdjax.checks import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_ranks(command, processes, timeout):
+    """Runs processes that belong together; returns what each printed, unless one fails."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, *command(process)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    try:
+        said = [one.communicate(timeout=timeout)[0] for one in running]
+    finally:
+        for one in running:
+            one.kill()
+    for one, text in zip(running, said, strict=True):
+        assert one.returncode == 0, text
+    return said
+
+
+def free_address():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}"
+
+
+def test_rows_are_dealt_out_evenly_and_come_back():
+    mesh = sharding.device_mesh()
+    assert mesh.size == 4
+    rows = np.arange(10.0).reshape(5, 2)
+    placed = sharding.put(rows, sharding.by_rows(mesh))
+    assert placed.shape == (8, 2) and placed.sharding.shard_shape(placed.shape) == (2, 2)
+    np.testing.assert_array_equal(placed, np.concatenate([rows, rows[[4, 4, 4]]]))
+    whole = sharding.put(rows, sharding.everywhere(mesh))
+    assert whole.sharding.is_fully_replicated
+    np.testing.assert_array_equal(sharding.fetch(whole), rows)
+    doubled = sharding.over_leading_axis(lambda array: 2 * array, mesh)
+    np.testing.assert_array_equal(jax.jit(doubled)(rows), 2 * rows)
+
+
+def test_a_lone_process_waits_for_nobody():
+    sharding.meet("here")
+
+
+def test_a_process_that_is_none_of_them_is_refused():
+    with pytest.raises(InputError, match=r"`process` must lie in \[0, 1\], got 2"):
+        sharding.join("127.0.0.1:1", 2, 2)
+    with pytest.raises(InputError, match="could not join the others at"):
+        sharding.join("127.0.0.1:1", 2, 1)  # too late: this process has computed already
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_scores_of_one():
+    alone, spread = ranks.scored(), ranks.scored(sharding.device_mesh())
+    for name, values in alone.items():
+        np.testing.assert_allclose(spread[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+        assert np.isfinite(values).all() and len(values) == ranks.TEACHERS
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(tmp_path):
+    address = free_address()
+    out = [tmp_path / f"{process}.npz" for process in range(2)]
+
+    def command(process):
+        return ["tests/ranks.py", address, "2", str(process), "2", str(out[process])]
+
+    run_ranks(command, 2, timeout=240)
+    alone = ranks.scored()
+    for path in out:
+        with np.load(path) as found:
+            for name, values in alone.items():
+                np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_teachers_are_not_copied_to_every_device():
+    """What a device holds of the faculty is its share."""
+    mesh = sharding.device_mesh()
+    stacked = selection.stack(ranks.faculty())
+    for leaf in jax.tree.leaves(sharding.put(stacked, sharding.by_rows(mesh))):
+        assert leaf.addressable_shards[0].data.shape[0] == 2
