@@ -1,5 +1,6 @@
 """Scores over several devices and several processes are those of one device."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 import ranks
+import toy_faculty
 
+from experiments import score_faculty
 from fdjax import selection, sharding
 from fdjax.checks import InputError
 
@@ -91,6 +94,34 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
         with np.load(path) as found:
             for name, values in alone.items():
                 np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_one_command_a_host_scores_a_faculty(tmp_path):
+    flags = toy_faculty.make(tmp_path)
+    common = [f"--{key}={flags[key]}" for key in ("root", "dataset", "shots")]
+    common += ["--scores=leep,logme", "--resamples=0", "--shard"]
+
+    def command(process):
+        own = [f"--workdir={tmp_path}/job", f"--process={process}", "--processes=2"]
+        return ["-m", "experiments.score_faculty", *common, *own, f"--coordinator={address}"]
+
+    address = free_address()
+    said = run_ranks(command, 2, timeout=240)
+    results = json.loads((tmp_path / "job/results.json").read_text())
+    config = score_faculty.Config(
+        **{key: flags[key] for key in ("root", "dataset", "shots")},
+        scores=("leep", "logme"),
+        resamples=0,
+        workdir=str(tmp_path / "alone"),
+    )
+    alone = score_faculty.run(config)
+    for one, two in zip(results["ranking"], alone["ranking"], strict=True):
+        assert one["teacher"] == two["teacher"] and all(one["teacher"] in text for text in said)
+        np.testing.assert_allclose([one["leep"]], [two["leep"]], rtol=1e-5)
+        np.testing.assert_allclose([one["logme"]], [two["logme"]], rtol=1e-5)
+    assert results["flags"]["process"] == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"job", "alone", "faculty"}
 
 
 def test_teachers_are_not_copied_to_every_device():

@@ -75,7 +75,7 @@ def smallest(
     def compute(some: np.ndarray) -> None:
         costs[some] = solve(some)
         solved[some] = True
-        checks.require(not np.isnan(costs[some]).any(), "`solve` must not return NaN.")
+        checks.require(not bool(np.isnan(costs[some]).any()), "`solve` must not return NaN.")
 
     def left() -> np.ndarray:
         """Those that may be among the k least, by their bounds."""
@@ -84,12 +84,12 @@ def smallest(
         some = np.flatnonzero(~solved & (bounds <= worst))
         return some[np.argsort(bounds[some], kind="stable")]
 
-    checks.require(not np.isnan(bounds).any(), "`bounds` must not hold NaN.")
+    checks.require(not bool(np.isnan(bounds).any()), "`bounds` must not hold NaN.")
     compute(left()[: max(k, _FIRST)])
     again = left()
     if again.size:
         bounds[again] = np.maximum(bounds[again], refine(again))
-        checks.require(not np.isnan(bounds).any(), "`refine` must not return NaN.")
+        checks.require(not bool(np.isnan(bounds).any()), "`refine` must not return NaN.")
     size = _FIRST
     while (some := left()).size:
         compute(some[:size])

@@ -54,7 +54,7 @@ def sketch(
     checks.shape("encoded", places, (len(given), None))
     checks.finite("encoded", places)
     checks.require(
-        bool((given >= 0).all()) and given.sum() > 0,
+        bool((given >= 0).all() and given.sum() > 0),
         "`probabilities` must be at least 0, and not all of them 0.",
     )
     masses = given.sum(axis=0)
