@@ -88,7 +88,7 @@ def part(config: Config) -> list[dict[str, Any]]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_num_cpu_devices", config.devices)
     if config.coordinator is not None:
-        sharding.join(config.coordinator, config.processes, config.process)
+        jax.distributed.initialize(config.coordinator, config.processes, config.process)
     faculty, labels = make_faculty(config)
     mesh = sharding.device_mesh() if config.processes * config.devices > 1 else None
     functions, rows = _functions(), []

@@ -91,6 +91,29 @@ def with_cache(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several, whose devices are then those of one program.
+
+    Called before anything is computed, in every process. It waits until all have come.
+
+    Args:
+        coordinator: HOST:PORT of process 0, that all can reach.
+        processes: How many there are.
+        process: Which one this is; 0 is the one that writes.
+
+    Raises:
+        InputError: If `process` is none of them, or not all come.
+    """
+    checks.in_range("--process", process, 0, processes - 1)
+    try:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    except (RuntimeError, ValueError) as error:
+        raise checks.InputError(
+            f"process {process} of {processes} could not join the others at {coordinator} "
+            f"({error}); start all of them within five minutes, with the same --coordinator."
+        ) from error
+
+
 class Run:
     """The record of one run: its workdir, its flags and versions, and seconds by stage."""
 

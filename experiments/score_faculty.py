@@ -178,7 +178,7 @@ def run(config: Config) -> dict[str, Any]:
     """Scores and ranks the faculty; returns what results.json holds."""
     if config.coordinator is not None:
         checks.require(config.shard, "--coordinator is for the devices of --shard; add it.")
-        sharding.join(config.coordinator, config.processes, config.process)
+        _run.join(config.coordinator, config.processes, config.process)
     record = _run.Run(config)
     checks.require(bool(config.scores), "--scores is empty; name at least one.")
     for name in config.scores:

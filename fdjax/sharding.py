@@ -9,8 +9,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fdjax import checks
-
 
 def device_mesh(axis: str = "teachers", num_devices: int | None = None) -> Mesh:
     """A one-axis mesh over the first `num_devices` devices (all by default), of all processes."""
@@ -26,30 +24,6 @@ def by_rows(mesh: Mesh) -> NamedSharding:
 def everywhere(mesh: Mesh) -> NamedSharding:
     """The whole of an array on every device of a mesh."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def join(coordinator: str, processes: int, process: int) -> None:
-    """Makes this process one of several, whose devices are then those of one program.
-
-    To be called before anything is computed, in every process, by the same command but for
-    `process`. It waits until all have come.
-
-    Args:
-        coordinator: Address of process 0, HOST:PORT, that all can reach.
-        processes: How many there are.
-        process: Which one this is; 0 is the one that writes.
-
-    Raises:
-        InputError: If `process` is none of them or JAX cannot reach the others.
-    """
-    checks.positive("processes", processes)
-    checks.in_range("process", process, 0, processes - 1)
-    try:
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-    except (RuntimeError, ValueError) as error:
-        raise checks.InputError(
-            f"process {process} of {processes} could not join the others at {coordinator}: {error}"
-        ) from error
 
 
 def meet(place: str) -> None:

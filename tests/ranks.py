@@ -50,7 +50,7 @@ def scored(mesh=None):
 def main(address, processes, process, devices, out):
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_num_cpu_devices", int(devices))
-    sharding.join(address, int(processes), int(process))
+    jax.distributed.initialize(address, int(processes), int(process))
     mesh = sharding.device_mesh()
     assert mesh.size == int(processes) * int(devices) and len(mesh.local_devices) == int(devices)
     np.savez(out, **scored(mesh))

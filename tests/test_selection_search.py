@@ -53,8 +53,8 @@ def test_good_bounds_spare_most():
     world = World(costs, np.full(10_000, 2.0), np.full(10_000, 1.0))
     found = world.find(5)
     assert found.costs.tolist() == [0.0, 0.01, 0.02, 0.03, 0.04]
-    # All with a cost up to 0.04 + 1, found after those up to 0.04 + 2 got the second bound.
-    assert 105 <= found.solved < 400 and found.bounded < 400
+    # All up to 0.04 + 1 (but for rounding), after those up to 0.04 + 2 got the second bound.
+    assert 104 <= found.solved < 400 and found.bounded < 400
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import ranks
 import toy_faculty
 
-from experiments import score_faculty
+from experiments import _run, score_faculty
 from fdjax import selection, sharding
 from fdjax.checks import InputError
 
@@ -66,10 +66,11 @@ def test_a_lone_process_waits_for_nobody():
 
 
 def test_a_process_that_is_none_of_them_is_refused():
-    with pytest.raises(InputError, match=r"`process` must lie in \[0, 1\], got 2"):
-        sharding.join("127.0.0.1:1", 2, 2)
-    with pytest.raises(InputError, match="could not join the others at"):
-        sharding.join("127.0.0.1:1", 2, 1)  # too late: this process has computed already
+    with pytest.raises(InputError, match=r"`--process` must lie in \[0, 1\], got 2"):
+        _run.join("127.0.0.1:1", 2, 2)
+    jax.devices()
+    with pytest.raises(InputError, match="process 1 of 2 could not join the others at"):
+        _run.join("127.0.0.1:1", 2, 1)  # too late: this process has its devices already
 
 
 @pytest.mark.slow

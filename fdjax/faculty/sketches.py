@@ -25,7 +25,7 @@ _FORMAT = 1
 def sketch_all(
     root: Root,
     images: Images,
-    encoded: Float[np.ndarray, "examples dimensions"],
+    encoded: Float[np.ndarray, "probes dimensions"],
     *,
     names: Sequence[str] | None = None,
     batch_size: int = 512,

@@ -32,9 +32,12 @@ def _compiled(
     def run(
         faculty: TeacherOutputs, labellings: Int[Array, "labellings examples"]
     ) -> Float[Array, "teachers labellings"]:
-        # Traced here, so that what it takes is known before the batches are cut.
-        first = jax.tree.map(lambda leaf: leaf[0], faculty)
-        program = jax.make_jaxpr(score)(first, labellings[0])
+        # Traced here, so that what it takes is known before the batches are cut; by shapes alone,
+        # as a program that has seen how the teachers are spread does not fit one device's part.
+        first, labels = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (faculty, labellings)
+        )
+        program = jax.make_jaxpr(score)(first, labels)
         scored = jaxpr_as_fun(program)
 
         def one(teacher: TeacherOutputs) -> Float[Array, " labellings"]:
@@ -162,7 +165,7 @@ def score_faculty(
             processor (larger batches leave its caches and are slower) or an eighth of an
             accelerator's memory; one at least.
         mesh: Devices over which the teachers are spread, from `sharding.device_mesh`. They may be
-            those of several processes (`sharding.join`), each of which then makes the same call
+            those of several processes (`jax.distributed`), each of which then makes the same call
             and gets all scores.
 
     Returns:
