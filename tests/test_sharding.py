@@ -1,6 +1,7 @@
 """Scores over several devices and several processes are those of one device."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def run_ranks(command, processes, timeout):
         subprocess.Popen(
             [sys.executable, *command(process)],
             cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

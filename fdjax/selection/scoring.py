@@ -32,21 +32,21 @@ def _compiled(
     def run(
         faculty: TeacherOutputs, labellings: Int[Array, "labellings examples"]
     ) -> Float[Array, "teachers labellings"]:
-        # Traced here, so that what it takes is known before the batches are cut; by shapes alone,
-        # as a program that has seen how the teachers are spread does not fit one device's part.
-        first, labels = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (faculty, labellings)
-        )
-        program = jax.make_jaxpr(score)(first, labels)
-        scored = jaxpr_as_fun(program)
-
-        def one(teacher: TeacherOutputs) -> Float[Array, " labellings"]:
-            sound = soundness.is_sound(teacher)
-            leaves = jax.tree.leaves(soundness.harmless(teacher, sound))
-            values = jax.lax.map(lambda labels: scored(*leaves, labels)[0], labellings)
-            return jnp.where(sound, values, jnp.nan)
-
         def part(teachers: TeacherOutputs) -> Float[Array, "teachers labellings"]:
+            # Traced here, so that what it takes is known before the batches are cut.
+            first, labels = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+                (teachers, labellings),
+            )
+            program = jax.make_jaxpr(score)(first, labels)
+            scored = jaxpr_as_fun(program)
+
+            def one(teacher: TeacherOutputs) -> Float[Array, " labellings"]:
+                sound = soundness.is_sound(teacher)
+                leaves = jax.tree.leaves(soundness.harmless(teacher, sound))
+                values = jax.lax.map(lambda labels: scored(*leaves, labels)[0], labellings)
+                return jnp.where(sound, values, jnp.nan)
+
             number = teachers.probabilities.shape[0]
             size = batch_size or memory.batch_size(program.jaxpr, number)
             return jax.lax.map(one, teachers, batch_size=min(size, number))
@@ -58,14 +58,12 @@ def _compiled(
 
 
 def _spread(
-    run: Callable[..., Array], faculty: TeacherOutputs, labellings: Array, mesh: Mesh
+    run: Callable[..., Array], faculty: TeacherOutputs, labellings: np.ndarray, mesh: Mesh
 ) -> Float[Array, "teachers labellings"]:
     """The pass over the devices of a mesh, each of which gets its own teachers only."""
-    number = len(faculty.probabilities)
     teachers = sharding.put(faculty, sharding.by_rows(mesh))
-    return sharding.fetch(run(teachers, sharding.put(labellings, sharding.everywhere(mesh))))[
-        :number
-    ]
+    scores: Array = sharding.fetch(run(teachers, labellings))
+    return scores[: len(faculty.probabilities)]
 
 
 def _labelled_only(faculty: TeacherOutputs, labelled: np.ndarray) -> TeacherOutputs:
@@ -123,7 +121,7 @@ def score_labellings(
         shape = (None, labellings.shape[1], None)
         checks.shape("faculty.probabilities", part.probabilities, shape)
     run = _compiled(score_fn, num_classes, batch_size, mesh)
-    chosen = jnp.asarray(labellings[:, labelled])
+    chosen = labellings[:, labelled]
     faculties = [_labelled_only(part, labelled) for part in buckets.faculties]
     if mesh is None:
         parts = [run(part, chosen) for part in faculties]
