@@ -14,7 +14,8 @@ both answers are compared. The sketches are of one of three kinds:
 * unstructured: every label of every teacher and task has a direction of its own, at random. There
   is nothing to find, and no bound can be of much use.
 
-The programs are compiled before on another task of the smallest faculty.
+Each time is the median over tasks of the median of some calls, after one that is not counted and
+may compile.
 """
 
 import time
@@ -49,6 +50,7 @@ class Config(NamedTuple):
     classes: int = 20
     dimensions: int = 32
     tasks: int = 3
+    repeats: int = 3
     k: int = 10
     epsilon: float = 0.05
     seed: int = 0
@@ -126,27 +128,29 @@ def make_task(config: Config, world: World, seed: int) -> selection.Sketch:
     return selection.Sketch(_seen(config, world, random, labels), masses)
 
 
-def _timed(function: Any, *args: Any, **settings: Any) -> tuple[float, Any]:
-    start = time.perf_counter()
-    found = function(*args, **settings)
-    return time.perf_counter() - start, found
-
-
-def one_size(config: Config, world: World, teachers: int, *, warm: bool) -> dict[str, Any]:
+def one_size(config: Config, world: World, teachers: int) -> dict[str, Any]:
     """A row of the table."""
     sketches = list(make_teachers(config, world, teachers))
-    index_seconds, index = _timed(selection.index, sketches)
+    start = time.perf_counter()
+    index = selection.index(sketches)
+    index_seconds = time.perf_counter() - start
     del sketches
-    if warm:
-        other = make_task(config, world, config.tasks)
-        scores.sketch_costs(index, other, epsilon=config.epsilon)
-        scores.nearest(index, other, config.k, epsilon=config.epsilon)
-    full, search, found, same = [], [], [], True
+    full: list[float] = []
+    search: list[float] = []
+    found, same = [], True
+
+    def everyone(task: selection.Sketch) -> np.ndarray:
+        return scores.sketch_costs(index, task, epsilon=config.epsilon)
+
+    def nearest(task: selection.Sketch) -> selection.Found:
+        return scores.nearest(index, task, config.k, epsilon=config.epsilon)
+
     for task in (make_task(config, world, seed) for seed in range(config.tasks)):
-        seconds, costs = _timed(scores.sketch_costs, index, task, epsilon=config.epsilon)
-        full.append(seconds)
-        seconds, one = _timed(scores.nearest, index, task, config.k, epsilon=config.epsilon)
-        search.append(seconds)
+        calls: list[tuple[Any, ...]] = [(everyone, task), (nearest, task)]
+        timings = _timing.measure_together(calls, repeats=config.repeats)
+        for seconds, timing in zip((full, search), timings, strict=True):
+            seconds.append(timing.seconds)
+        costs, one = (timing.result for timing in timings)
         found.append(one)
         expected = np.argsort(costs, kind="stable")[: config.k]
         same &= one.positions == tuple(expected.tolist())
@@ -177,7 +181,7 @@ def run(config: Config) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     entry = {**_timing.surroundings(), "settings": config._asdict(), "rows": rows}
     for teachers in sorted(config.teachers):
-        rows.append(one_size(config, world, teachers, warm=not rows))
+        rows.append(one_size(config, world, teachers))
         print(reports.table(rows, columns=COLUMNS), flush=True)
         if config.out is not None:
             reports.write_json(config.out, entry)
@@ -190,7 +194,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("faculty", defaults.faculty, list(get_args(Kind)), "Kind of the sketches.")
     sizes = [str(size) for size in defaults.teachers]
     flags.DEFINE_list("teachers", sizes, "Sizes of the faculties.")
-    for name in ("fewest", "most", "classes", "dimensions", "tasks", "k"):
+    for name in ("fewest", "most", "classes", "dimensions", "tasks", "repeats", "k"):
         text = f"{name.capitalize()}; see the first lines of the module."
         flags.DEFINE_integer(name, getattr(defaults, name), text, lower_bound=1)
     flags.DEFINE_integer("seed", defaults.seed, "Seed of everything that is drawn.", lower_bound=0)
