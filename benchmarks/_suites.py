@@ -1,5 +1,6 @@
 """The cases of the transport benchmark, and what the numbers of its claims must show."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -142,7 +143,7 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _verdict(claim: str, bound: float, measured: Any, *, above: bool) -> dict[str, Any]:
-    number = isinstance(measured, float)
+    number = isinstance(measured, float) and not math.isnan(measured)
     met = (measured >= bound if above else measured <= bound) if number else None
     asked = f"{'at least' if above else 'at most'} {bound:g}"
     return {"claim": claim, "asked": asked, "measured": measured, "met": met}

@@ -16,6 +16,7 @@ Expect, on 2 cores shared with other work: ours 0.07-0.08 s (13,000 problems a s
 multiples of it ott 135-160, ott_fixed 3-6, pot_batch 280, pot_loop 17, pot_exact 9.
 """
 
+import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ class Config(NamedTuple):
     peers: tuple[str, ...] = PEERS
     suite: str = "default"
     out: str | None = None
+    resume: bool = False
 
 
 def case_of(config: Config) -> _suites.Case:
@@ -232,8 +234,10 @@ def run(config: Config) -> dict[str, Any]:
     The rows are those of `measure_case`.
 
     Raises:
-        InputError: If a peer is unknown, or ours alone exceeds the budget.
+        InputError: If a peer is unknown, ours alone exceeds the budget, or there is nothing to
+            resume.
     """
+    checks.require(not config.resume, "`resume` is for a suite; one case begins anew.")
     config = config._replace(subsample=min(config.subsample, config.batch))
     case = {"title": case_of(config).title, **measure_case(config)}
     checks.require(
@@ -255,10 +259,12 @@ def run(config: Config) -> dict[str, Any]:
 def run_suite(config: Config) -> dict[str, Any]:
     """Times every case of `config.suite`; prints, writes and returns as `run`.
 
-    Files are written after every case, so that a long run that is stopped leaves what it has.
+    Files are written after every case, so that a long run that is stopped leaves what it has,
+    and goes on with `config.resume`.
 
     Raises:
-        InputError: If the suite is unknown, or `config` sets what the suite's cases set.
+        InputError: If the suite is unknown, `config` sets what the suite's cases set, or a run
+            cannot be resumed.
     """
     checks.choice("suite", config.suite, _suites.SUITES)
     for name in _suites.Case._fields:
@@ -267,12 +273,14 @@ def run_suite(config: Config) -> dict[str, Any]:
             f"`{name}` is set by every case of the suite {config.suite}; leave it out.",
         )
     entry: dict[str, Any] = {
-        "command": command(config),
+        "command": command(config._replace(resume=False)),
         **_timing.surroundings(),
-        "settings": config._asdict(),
+        "settings": config._replace(resume=False)._asdict(),
         "cases": [],
     }
-    for case in _suites.SUITES[config.suite]():
+    if config.resume:
+        entry = stopped(config, entry)
+    for case in _suites.SUITES[config.suite]()[len(entry["cases"]) :]:
         one = config._replace(**case._asdict())
         one = one._replace(subsample=min(one.subsample, one.batch), detail=True)
         entry["cases"].append({"title": case.title, "settings": one._asdict(), **measure_case(one)})
@@ -283,6 +291,25 @@ def run_suite(config: Config) -> dict[str, Any]:
         print(reports.table(entry["claims"]))
         write(config.out, entry, markdown(entry))
     return entry
+
+
+def stopped(config: Config, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run of the same settings on the same machine left in `config.out`.
+
+    Raises:
+        InputError: If there is none, or its times cannot stand beside those of this run.
+    """
+    out = config.out
+    checks.require(out is not None, "`resume` goes on with the file `out`; name it.")
+    checks.require(pathlib.Path(str(out)).is_file(), f"there is no {out} to go on with.")
+    found = json.loads(pathlib.Path(str(out)).read_text(encoding="utf-8"))
+    for name in ("command", "versions", "device", "processor", "cpu_count"):
+        checks.require(
+            found.get(name) == entry[name],
+            f"{out} is of another {name} ({found.get(name)}, here {entry[name]}); its times "
+            "cannot stand beside new ones. Leave `resume` out to begin anew.",
+        )
+    return found
 
 
 def command(config: Config) -> str:
@@ -336,6 +363,9 @@ def define_flags() -> None:
         "peers", list(PEERS), _suites.ALL, "Solvers to compare with; repeat the flag."
     )
     flags.DEFINE_string("out", None, "JSON file to write; Markdown goes beside it.")
+    flags.DEFINE_bool(
+        "resume", False, "Keep the cases that a stopped run of a suite left in --out, and go on."
+    )
 
 
 def main(_: list[str]) -> None:

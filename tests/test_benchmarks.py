@@ -271,6 +271,27 @@ def test_claims_are_judged(quick_solvers, tmp_path, capsys):
     assert "Left out" not in capsys.readouterr().out
 
 
+def test_a_stopped_suite_goes_on(quick_solvers, tmp_path, monkeypatch):
+    out = tmp_path / "claims.json"
+    config = transport.Config(suite="claims", subsample=2, out=str(out))
+    whole = transport.run_suite(config)
+    kept = json.loads(out.read_text())
+    del kept["claims"], kept["cases"][2:]
+    kept["cases"][0]["title"] = "measured before"
+    out.write_text(json.dumps(kept))
+    entry = transport.run_suite(config._replace(resume=True))
+    titles = [case["title"] for case in entry["cases"]]
+    assert titles == ["measured before", *(case["title"] for case in whole["cases"][1:])]
+    assert entry["command"] == whole["command"]
+    assert [row["met"] for row in entry["claims"]] == [row["met"] for row in whole["claims"]]
+    with pytest.raises(checks.InputError, match="is of another command"):
+        transport.run_suite(config._replace(resume=True, seed=1))
+    with pytest.raises(checks.InputError, match="to go on with"):
+        transport.run_suite(config._replace(resume=True, out=str(tmp_path / "none.json")))
+    with pytest.raises(checks.InputError, match="a suite; one case begins anew"):
+        transport.run(transport.Config(resume=True))
+
+
 def test_a_suite_sets_its_own_cases():
     with pytest.raises(checks.InputError, match="`batch` is set by every case of the suite grid"):
         transport.run_suite(transport.Config(suite="grid", batch=3))

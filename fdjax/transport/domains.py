@@ -209,19 +209,18 @@ def solve(
     nothing = jnp.zeros(blank.shape, jnp.int32)
     known = Solved(start, jnp.zeros_like(target), blank, blank, blank, nothing, nothing)
     done = jnp.zeros(blank.shape, bool)
-    if domain in ("auto", "kernel"):
-        leave = _STRAGGLERS if domain == "auto" else 0.0
-        found, held = scaling.solve(*arrays, start, leave=leave, **settings)
+    if domain in ("kernel", "wide"):  # all examples at once, as none of them goes on
+        solve_all = scaling.solve if domain == "kernel" else _wide
+        found, held = solve_all(*arrays, start, **settings)
+        return _unfit(Solved(*(*found, nothing + DOMAINS.index(domain))), held)
+    if domain == "auto":
+        found, held = scaling.solve(*arrays, start, leave=_STRAGGLERS, **settings)
         known = Solved(*found, nothing)
-        if domain == "kernel":
-            return _unfit(known, held)
         done = held & ((found.marginal_error < threshold) | (found.iterations == max_iterations))
         start = jnp.where(held[:, None], found.f, start)
-    if domain == "wide" or (domain == "auto" and _wide_helps(cost.dtype)):
-        place = DOMAINS.index("wide")
-        known, start, done = _again(place, ways["wide"], arrays, start, known, done, **settings)
-        if domain == "wide":
-            return _unfit(known, done)
+        if _wide_helps(cost.dtype):
+            place = DOMAINS.index("wide")
+            known, start, done = _again(place, ways["wide"], arrays, start, known, done, **settings)
     place = DOMAINS.index("log")
     known, _, _ = _again(place, ways["log"], arrays, start, known, done, **settings)
     return known

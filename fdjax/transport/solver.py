@@ -204,11 +204,11 @@ def solve(
         initial: Potentials to start from, as (source_potential, target_potential) of an
             earlier solution of the same shapes.
         domain: "kernel" iterates scalings by products with one kernel for all examples, and
-            gives NaN for those that leave the float range; "wide" does so in float64, some
-            examples at a time; "log" absorbs the potentials into a kernel of each example's
-            own, right at every epsilon; "auto" is "kernel", and for those examples that do
-            not fit and for the last stragglers "wide" (not on TPUs, where float64 is no
-            wider), and then "log".
+            gives NaN for those that leave the float range; "wide" does so in float64; "log"
+            absorbs the potentials into a kernel of each example's own, right at every
+            epsilon; "auto" is "kernel", and for those examples that do not fit and for the
+            last stragglers, some at a time, "wide" (not on TPUs, where float64 is no wider),
+            and then "log".
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.
