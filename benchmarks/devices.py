@@ -10,6 +10,7 @@ spreading. Each row is a fresh process (or two), as the number of devices is set
 """
 
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ _LAYOUTS = ((1, 1), (1, 2), (1, 4), (2, 1))
 """Processes, and devices of each."""
 
 _PATIENCE = 600.0  # seconds
+_THREADS = "8"  # of XLA, in every layout: two a device, see `sharding.short_of_threads`
 
 
 class Config(NamedTuple):
@@ -134,7 +136,7 @@ def _children(config: Config, processes: int, devices: int) -> list[dict[str, An
                 for key, value in values.items()
                 if value is not None
             ]
-            running.append(subprocess.Popen(command))
+            running.append(subprocess.Popen(command, env=os.environ | {"NPROC": _THREADS}))
         try:
             codes = [child.wait(timeout=_PATIENCE) for child in running]
         finally:

@@ -1,5 +1,6 @@
 """Spreading a leading axis (teachers, or the batch) over devices, of one process or of several."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,20 @@ def by_rows(mesh: Mesh) -> NamedSharding:
 def everywhere(mesh: Mesh) -> NamedSharding:
     """The whole of an array on every device of a mesh."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def short_of_threads(mesh: Mesh) -> bool:
+    """Whether programs on the devices of this process may wait for each other's threads for ever.
+
+    On a processor the program of each device holds one of XLA's threads, and batches of matrix
+    factorisations (LAPACK) wait there for others of the same threads: with four devices and two
+    threads all wait (jax 0.10.2, whatever `jax_cpu_enable_async_dispatch`; unbatched ones do not
+    wait). There are as many threads as cores, or as the environment variable NPROC says.
+    """
+    local = [device for device in mesh.local_devices if device.platform == "cpu"]
+    said = os.environ.get("NPROC", "")
+    threads = int(said) if said.isdigit() else os.cpu_count() or 1
+    return len(local) > 1 and threads < 2 * len(local)
 
 
 def meet(place: str) -> None:

@@ -63,6 +63,38 @@ def test_rows_are_dealt_out_evenly_and_come_back():
     np.testing.assert_array_equal(jax.jit(doubled)(rows), 2 * rows)
 
 
+def test_too_few_threads_for_the_devices_are_noticed(monkeypatch):
+    for threads, devices, short in (
+        ("2", 2, True),
+        ("4", 2, False),
+        ("7", 4, True),
+        ("1", 1, False),
+    ):
+        monkeypatch.setenv("NPROC", threads)
+        assert sharding.short_of_threads(sharding.device_mesh(num_devices=devices)) == short
+    monkeypatch.setenv("NPROC", "many")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert sharding.short_of_threads(sharding.device_mesh(num_devices=2))
+
+
+@pytest.mark.slow
+def test_batches_of_factorisations_on_simulated_devices_do_not_wait_for_ever():
+    """With two threads, as on two cores; without the guard it never ends."""
+    code = """if True:
+        import jax, numpy as np
+        jax.config.update("jax_num_cpu_devices", 4)
+        from benchmarks import devices
+        from fdjax import scores, selection, sharding
+        config = devices.Config(teachers=16, examples=300)
+        faculty, labels = devices.make_faculty(config)
+        mesh = sharding.device_mesh()
+        assert sharding.short_of_threads(mesh)
+        np.asarray(selection.score_faculty(scores.logme, faculty, labels, 20, mesh=mesh))
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NPROC": "2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=240, check=True)
+
+
 def test_a_lone_process_waits_for_nobody():
     sharding.meet("here")
 

@@ -48,7 +48,8 @@ def _compiled(
                 return jnp.where(sound, values, jnp.nan)
 
             number = teachers.probabilities.shape[0]
-            size = batch_size or memory.batch_size(program.jaxpr, number)
+            alone = mesh is not None and sharding.short_of_threads(mesh)
+            size = batch_size or (1 if alone else memory.batch_size(program.jaxpr, number))
             return jax.lax.map(one, teachers, batch_size=min(size, number))
 
         return (part if mesh is None else sharding.over_leading_axis(part, mesh))(faculty)
@@ -149,7 +150,9 @@ def score_faculty(
 
     On a processor of two cores XLA's asynchronous dispatch (jax 0.10.2) has been seen to wait for
     ever in scores that use LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the
-    environment prevents it, and the experiments set it.
+    environment prevents it, and the experiments set it. It does not on a `mesh` of several
+    simulated devices of one process: there teachers are scored one at a time, unless `batch_size`
+    says otherwise, or NPROC in the environment gives XLA two threads a device (NPROC=8 for four).
 
     Args:
         score_fn: Score of one teacher, as in `scores.SCORES`.
