@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -90,6 +91,29 @@ def with_cache(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def join(coordinator: str, processes: int, process: int) -> None:
+    """Makes this process one of several, whose devices are then those of one program.
+
+    Called before anything is computed, in every process. It waits until all have come.
+
+    Args:
+        coordinator: HOST:PORT of process 0, that all can reach.
+        processes: How many there are.
+        process: Which one this is; 0 is the one that writes.
+
+    Raises:
+        InputError: If `process` is none of them, or not all come.
+    """
+    checks.in_range("--process", process, 0, processes - 1)
+    try:
+        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
+    except (RuntimeError, ValueError) as error:
+        raise checks.InputError(
+            f"process {process} of {processes} could not join the others at {coordinator} "
+            f"({error}); start all of them within five minutes, with the same --coordinator."
+        ) from error
+
+
 class Run:
     """The record of one run: its workdir, its flags and versions, and seconds by stage."""
 
@@ -102,6 +126,9 @@ class Run:
         check(config)
         self.flags: dict[str, Any] = dataclasses.asdict(config)
         self.workdir = Path(config.workdir).resolve()
+        if jax.process_index() > 0:  # of several processes the first one writes
+            self._own = tempfile.TemporaryDirectory(prefix="fdjax-")
+            self.workdir = Path(self._own.name)
         self.seconds: dict[str, float] = {}
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)

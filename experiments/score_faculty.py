@@ -10,7 +10,14 @@ teachers of all ten digits first.
 
 `--null` says what each score is worth against permuted labels, `--budget` how good the ranking
 would be with fewer labelled examples, and `--eliminate` finds the best teacher without asking all
-of them about every example.
+of them about every example. `--search=K` asks only the K teachers whose sketches are nearest to the
+task's: every teacher is sketched once, in the first search, by what it says of probe images.
+
+Over all devices, with `--shard`; over those of several hosts that share a disk, by one command a
+host (0, 1, ...), of which the first writes the results:
+
+    python -m experiments.score_faculty --root=SHARED --shard --coordinator=HOST0:1234 \
+        --processes=2 --process=0
 
 Teachers of any framework, `--outputs=DIR`: a file `labels.npz` and one npz file a teacher. With
 PyTorch, for a network whose last layer is `net.fc` and whose features are that layer's inputs:
@@ -36,7 +43,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
-from experiments import _assessment, _outputs, _run, _task
+from experiments import _assessment, _outputs, _run, _shortlist, _task
 from fdjax import checks, faculty, reports, scores, selection, sharding
 
 
@@ -78,10 +85,26 @@ class Config(_task.TaskConfig):
         "Most pairs of teacher and example that --eliminate asks; no bound if not given.",
         low=1,
     )
+    search: int | None = _run.flag(
+        None,
+        "How many teachers to score: those with the nearest sketches; all if not given.",
+        low=1,
+    )
+    probes: int = _run.flag(
+        500, "Images of the data set that each teacher is asked about for its sketch.", low=1
+    )
+    encoder: str | None = _run.flag(
+        None, "Teacher whose features are the embedding of the sketches; pixels if not given."
+    )
     teacher_batch: int | None = _run.flag(
         None, "Teachers scored at a time; by default by the memory they take.", low=1
     )
     shard: bool = _run.flag(False, "Whether teachers are spread over all devices.")
+    coordinator: str | None = _run.flag(
+        None, "HOST:PORT of process 0, where several processes --shard the work, one a host."
+    )
+    processes: int = _run.flag(1, "How many processes there are.", low=1)
+    process: int = _run.flag(0, "Which of them this is; 0 writes the results.", low=0)
 
 
 NULLS = 99
@@ -96,6 +119,7 @@ class Question(NamedTuple):
         labels: Class of each example.
         names: Of the teachers.
         ask: What they say of examples.
+        shortlist: How they were found, where they are not all.
     """
 
     title: str
@@ -103,9 +127,10 @@ class Question(NamedTuple):
     labels: np.ndarray
     names: tuple[str, ...]
     ask: selection.Ask
+    shortlist: _shortlist.Shortlist | None = None
 
 
-def _question(config: Config) -> tuple[Question, tuple[int, ...]]:
+def _question(config: Config, record: _run.Run) -> tuple[Question, tuple[int, ...]]:
     """The question, and how many labels each teacher has."""
     if config.outputs is not None:
         given = _outputs.read(config.outputs)
@@ -119,19 +144,41 @@ def _question(config: Config) -> tuple[Question, tuple[int, ...]]:
         f"Task: {', '.join(task.class_names)} of `{config.dataset}`, {config.shots} labelled "
         "images a class."
     )
+    shortlist = None
+    if config.search is not None:
+        with record.stage("search"):
+            shortlist = _shortlist.find(
+                config.root,
+                config,
+                task,
+                k=config.search,
+                probes=config.probes,
+                encoder=config.encoder,
+            )
+        print(shortlist.words)
+        title = f"{title} {shortlist.words}"
+        cards = tuple(card for card in cards if card.name in shortlist.names)
     names = tuple(card.name for card in cards)
 
     def ask_networks(positions: Any, rows: np.ndarray) -> Any:
         chosen = [names[position] for position in positions]
         images = task.train.images[rows]
+        # Each process runs its share of the networks, and finds what the others kept.
+        share = chosen[jax.process_index() :: jax.process_count()]
+        if 0 < len(share) < len(chosen):
+            faculty.observe_all(config.root, images, names=share, progress=True)
+        sharding.meet("observed")
         return faculty.observe_all(config.root, images, names=chosen, progress=True)
 
-    question = Question(title, task.class_names, task.train.labels, names, ask_networks)
+    question = Question(title, task.class_names, task.train.labels, names, ask_networks, shortlist)
     return question, tuple(len(card.class_names) for card in cards)
 
 
 def run(config: Config) -> dict[str, Any]:
     """Scores and ranks the faculty; returns what results.json holds."""
+    if config.coordinator is not None:
+        checks.require(config.shard, "--coordinator is for the devices of --shard; add it.")
+        _run.join(config.coordinator, config.processes, config.process)
     record = _run.Run(config)
     checks.require(bool(config.scores), "--scores is empty; name at least one.")
     for name in config.scores:
@@ -142,7 +189,11 @@ def run(config: Config) -> dict[str, Any]:
         smoothing=config.smoothing,
         epsilon=config.epsilon,
     )
-    question, sizes = _question(config)
+    checks.require(
+        config.search is None or config.outputs is None,
+        "--search needs teachers that can be asked about probe images; leave out --outputs.",
+    )
+    question, sizes = _question(config, record)
     command = f"`{_run.command_line('experiments.score_faculty', config)}`"
     if config.eliminate:
         return _eliminate(config, record, question, functions[config.scores[0]], command)
@@ -186,6 +237,7 @@ def run(config: Config) -> dict[str, Any]:
         "classes": question.class_names,
         "verdict": notes[0],
         "faults": faults,
+        "search": question.shortlist and question.shortlist._asdict(),
     }
     if config.budget:
         with record.stage("budget"):
@@ -276,6 +328,7 @@ def _eliminate(
             "rounds": rows,
             "questions": found.questions,
             "full": found.full,
+            "search": question.shortlist and question.shortlist._asdict(),
         }
     )
 

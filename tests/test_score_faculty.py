@@ -122,6 +122,36 @@ def test_elimination_of_a_faculty_asks_its_networks(tmp_path):
     assert list(Path(flags["root"], "outputs").iterdir())
 
 
+def searched(tmp_path, flags, **settings):
+    settings = {"scores": ("leep",), "resamples": 0, "search": 1, "probes": 30} | settings
+    known = {key: flags[key] for key in ("root", "dataset", "shots")}
+    config = score_faculty.Config(**known, workdir=str(tmp_path / "job"), **settings)
+    return score_faculty.run(config)
+
+
+def test_search_asks_the_nearest_teachers_only(tmp_path):
+    flags = toy_faculty.make(tmp_path)
+    outputs = Path(flags["root"], "outputs")
+    results = searched(tmp_path, flags)
+    (name,) = results["search"]["names"]
+    assert [row["teacher"] for row in results["ranking"]] == [name] == [results["chosen"]]
+    assert results["search"]["teachers"] == 2 and results["search"]["solved"] >= 1
+    # Both were asked about the probes, and one of them about the labelled images.
+    asked = sorted(len(list(folder.iterdir())) for folder in outputs.iterdir())
+    assert asked == [1, 2]
+    report = (tmp_path / "job/report.md").read_text()
+    assert "Nearest 1 of 2 teachers by their sketches" in report
+    both = searched(tmp_path, flags, search=5, encoder=toy_faculty.FULL)
+    assert set(both["search"]["names"]) == {toy_faculty.FULL, toy_faculty.PART}
+    with pytest.raises(InputError, match="name of the teacher"):
+        searched(tmp_path, flags, encoder="nobody")
+
+
+def test_foreign_outputs_cannot_be_searched(folder, tmp_path):
+    with pytest.raises(InputError, match="--search needs teachers that can be asked"):
+        run(folder, tmp_path, search=2)
+
+
 GOOD = probabilities(1.0)
 
 

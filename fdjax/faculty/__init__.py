@@ -12,6 +12,7 @@ The folder holds
     teachers/NAME/variables/                 its weights, or
     teachers/NAME/outputs.npz                its outputs, where nothing else is known
     teachers/NAME/participation.npz          where its training was self-regulated
+    teachers/NAME/sketch.npz                 its sketch, once it was searched; safe to delete
     outputs/IMAGES DIGEST/NAME-DIGEST.npz    observations kept for next time; safe to delete
 
 One process writes into a faculty at a time; any number may read.
@@ -28,6 +29,7 @@ from fdjax.faculty.repository import (
     register,
     register_outputs,
 )
+from fdjax.faculty.sketches import sketch_all
 
 __all__ = [
     "Card",
@@ -40,4 +42,5 @@ __all__ = [
     "participation",
     "register",
     "register_outputs",
+    "sketch_all",
 ]

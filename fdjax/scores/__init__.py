@@ -9,6 +9,8 @@ that do not vary and for labels of one class; one of centres for a class without
 A new score is one function and one line of `SCORES`. Two scores of the literature are none of
 one teacher's outputs alone: `etran` stretches its two parts over a set of teachers, and `otce`
 needs examples of the task that the teacher was trained for.
+
+`nearest` and `sketch_costs` score teachers by their sketches alone, before any is asked.
 """
 
 from functools import partial
@@ -20,6 +22,7 @@ from fdjax.scores._evidence import logme
 from fdjax.scores._gaussians import gbc
 from fdjax.scores._hscore import hscore, regularised_hscore
 from fdjax.scores._mixture import nleep
+from fdjax.scores._nearest import nearest, sketch_costs
 from fdjax.scores._neighbours import knn
 from fdjax.scores._otce import OtceParts, otce, otce_parts
 from fdjax.scores._pactran import pactran, pactran_gaussian
@@ -70,6 +73,7 @@ __all__ = [
     "lfc",
     "logme",
     "nce",
+    "nearest",
     "nleep",
     "otce",
     "otce_parts",
@@ -81,6 +85,7 @@ __all__ = [
     "regularised_hscore",
     "sfda",
     "size",
+    "sketch_costs",
     "source_accuracy",
     "transport",
     "transrate",

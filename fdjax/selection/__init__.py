@@ -3,6 +3,8 @@
 from fdjax.selection.elimination import Ask, Elimination, Round, eliminate, known
 from fdjax.selection.ranking import mixture, rank
 from fdjax.selection.scoring import ScoreFn, score_faculty, score_labellings
+from fdjax.selection.search import Found, smallest
+from fdjax.selection.sketches import Geometry, Index, Sketch, index, sketch
 from fdjax.selection.soundness import faults
 from fdjax.selection.stacking import Buckets, Faculty, bucket, stack
 from fdjax.selection.uncertainty import (
@@ -22,14 +24,19 @@ __all__ = [
     "Buckets",
     "Elimination",
     "Faculty",
+    "Found",
+    "Geometry",
+    "Index",
     "Resamples",
     "Round",
     "ScoreFn",
+    "Sketch",
     "bootstrap",
     "bucket",
     "eliminate",
     "faults",
     "halves",
+    "index",
     "intervals",
     "known",
     "mixture",
@@ -40,6 +47,8 @@ __all__ = [
     "resample",
     "score_faculty",
     "score_labellings",
+    "sketch",
+    "smallest",
     "stack",
     "standard_errors",
 ]

@@ -56,7 +56,7 @@ def peak_bytes(program: Jaxpr) -> int:
 
 def budget() -> int:
     """Bytes that the teachers scored at a time may take on the first device."""
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if jax.default_backend() == "cpu" or not limit:
         return _PROCESSOR_BYTES
     return int(_ACCELERATOR_SHARE * limit)

@@ -32,25 +32,39 @@ def _compiled(
     def run(
         faculty: TeacherOutputs, labellings: Int[Array, "labellings examples"]
     ) -> Float[Array, "teachers labellings"]:
-        # Traced here, so that what it takes is known before the batches are cut.
-        first = jax.tree.map(lambda leaf: leaf[0], faculty)
-        program = jax.make_jaxpr(score)(first, labellings[0])
-        scored = jaxpr_as_fun(program)
-
-        def one(teacher: TeacherOutputs) -> Float[Array, " labellings"]:
-            sound = soundness.is_sound(teacher)
-            leaves = jax.tree.leaves(soundness.harmless(teacher, sound))
-            values = jax.lax.map(lambda labels: scored(*leaves, labels)[0], labellings)
-            return jnp.where(sound, values, jnp.nan)
-
         def part(teachers: TeacherOutputs) -> Float[Array, "teachers labellings"]:
+            # Traced here, so that what it takes is known before the batches are cut.
+            first, labels = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
+                (teachers, labellings),
+            )
+            program = jax.make_jaxpr(score)(first, labels)
+            scored = jaxpr_as_fun(program)
+
+            def one(teacher: TeacherOutputs) -> Float[Array, " labellings"]:
+                sound = soundness.is_sound(teacher)
+                leaves = jax.tree.leaves(soundness.harmless(teacher, sound))
+                values = jax.lax.map(lambda labels: scored(*leaves, labels)[0], labellings)
+                return jnp.where(sound, values, jnp.nan)
+
             number = teachers.probabilities.shape[0]
-            size = batch_size or memory.batch_size(program.jaxpr, number)
+            alone = mesh is not None and sharding.short_of_threads(mesh)
+            size = batch_size or (1 if alone else memory.batch_size(program.jaxpr, number))
             return jax.lax.map(one, teachers, batch_size=min(size, number))
 
         return (part if mesh is None else sharding.over_leading_axis(part, mesh))(faculty)
 
-    return jax.jit(run)
+    # Spread over processes, the scores of all are of use to each.
+    return jax.jit(run, out_shardings=None if mesh is None else sharding.everywhere(mesh))
+
+
+def _spread(
+    run: Callable[..., Array], faculty: TeacherOutputs, labellings: np.ndarray, mesh: Mesh
+) -> Float[Array, "teachers labellings"]:
+    """The pass over the devices of a mesh, each of which gets its own teachers only."""
+    teachers = sharding.put(faculty, sharding.by_rows(mesh))
+    scores: Array = sharding.fetch(run(teachers, labellings))
+    return scores[: len(faculty.probabilities)]
 
 
 def _labelled_only(faculty: TeacherOutputs, labelled: np.ndarray) -> TeacherOutputs:
@@ -108,8 +122,12 @@ def score_labellings(
         shape = (None, labellings.shape[1], None)
         checks.shape("faculty.probabilities", part.probabilities, shape)
     run = _compiled(score_fn, num_classes, batch_size, mesh)
-    chosen = jnp.asarray(labellings[:, labelled])
-    parts = [run(_labelled_only(part, labelled), chosen) for part in buckets.faculties]
+    chosen = labellings[:, labelled]
+    faculties = [_labelled_only(part, labelled) for part in buckets.faculties]
+    if mesh is None:
+        parts = [run(part, chosen) for part in faculties]
+    else:
+        parts = [_spread(run, part, chosen, mesh) for part in faculties]
     if len(parts) == 1:
         return parts[0].T
     order = np.argsort(np.concatenate(buckets.positions))
@@ -132,7 +150,9 @@ def score_faculty(
 
     On a processor of two cores XLA's asynchronous dispatch (jax 0.10.2) has been seen to wait for
     ever in scores that use LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the
-    environment prevents it, and the experiments set it.
+    environment prevents it, and the experiments set it. It does not on a `mesh` of several
+    simulated devices of one process: there teachers are scored one at a time, unless `batch_size`
+    says otherwise, or NPROC in the environment gives XLA two threads a device (NPROC=8 for four).
 
     Args:
         score_fn: Score of one teacher, as in `scores.SCORES`.
@@ -145,7 +165,9 @@ def score_faculty(
             between outputs and score, as the trace of the score tells them, within 32 MiB on a
             processor (larger batches leave its caches and are slower) or an eighth of an
             accelerator's memory; one at least.
-        mesh: Devices over which the teachers are spread, from `sharding.device_mesh`.
+        mesh: Devices over which the teachers are spread, from `sharding.device_mesh`. They may be
+            those of several processes (`jax.distributed`), each of which then makes the same call
+            and gets all scores.
 
     Returns:
         The scores in the order of the teachers, higher is better; NaN where a teacher does
