@@ -81,6 +81,7 @@ class Config(_task.TaskConfig):
     teacher_batch: int | None = _run.flag(
         None, "Teachers scored at a time; by default by the memory they take.", low=1
     )
+    keep: str = _run.flag(_task.KEEP, _task.KEEP_HELP)
     shard: bool = _run.flag(False, "Whether teachers are spread over all devices.")
 
 
@@ -113,6 +114,7 @@ def _question(config: Config) -> tuple[Question, tuple[int, ...]]:
         ask = selection.known(given.teachers)
         parts = (given.class_names, given.labels, given.names, ask)
         return Question(title, *parts), tuple(map(len, given.teacher_classes))
+    keep = _task.keep_of(config.keep)
     task = _task.target(config)
     cards = faculty.cards(config.root)
     title = (
@@ -124,7 +126,7 @@ def _question(config: Config) -> tuple[Question, tuple[int, ...]]:
     def ask_networks(positions: Any, rows: np.ndarray) -> Any:
         chosen = [names[position] for position in positions]
         images = task.train.images[rows]
-        return faculty.observe_all(config.root, images, names=chosen, progress=True)
+        return faculty.observe_all(config.root, images, names=chosen, keep=keep, progress=True)
 
     question = Question(title, task.class_names, task.train.labels, names, ask_networks)
     return question, tuple(len(card.class_names) for card in cards)

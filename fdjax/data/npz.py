@@ -4,7 +4,7 @@ import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +49,7 @@ def read(path: Path, *, only: Collection[str] | None = None) -> dict[str, np.nda
                     continue
                 if name in found or name == member.filename:
                     raise OSError(f"{member.filename!r} is no array, or is there twice")
-                with archive.open(member) as content:
-                    found[name] = _array(name, content, member.file_size)
+                found[name] = _array(name, archive, member)
             return found
     except OSError:
         raise
@@ -67,21 +66,22 @@ def _refuse_bombs(members: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _array(name: str, content: IO[bytes], size: int) -> np.ndarray:
-    version = np.lib.format.read_magic(content)
-    if version not in _HEADERS:
-        raise OSError(f"{name} is of version {version} of NumPy's format")
-    shape, fortran, dtype = _HEADERS[version](content)
-    if dtype.kind not in _KINDS or dtype.itemsize == 0:
-        raise OSError(
-            f"{name} cannot be read without pickle, as it holds {dtype}; save it as an array of "
-            "numbers or of text (dtype=str)"
-        )
-    expected = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or expected != size - content.tell():
-        raise OSError(f"{name} claims the shape {shape} of {dtype}, which is not what is there")
-    buffer = bytearray(expected)
-    _fill(buffer, content)
+def _array(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        if version not in _HEADERS:
+            raise OSError(f"{name} is of version {version} of NumPy's format")
+        shape, fortran, dtype = _HEADERS[version](content)
+        if dtype.kind not in _KINDS or dtype.itemsize == 0:
+            raise OSError(
+                f"{name} cannot be read without pickle, as it holds {dtype}; save it as an array "
+                "of numbers or of text (dtype=str)"
+            )
+        expected = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or expected != member.file_size - content.tell():
+            raise OSError(f"{name} claims the shape {shape} of {dtype}, which is not what is there")
+        buffer = bytearray(expected)
+        _fill(buffer, content)
     if dtype.kind == "U" and expected:
         codes = np.frombuffer(buffer, np.dtype(np.uint32).newbyteorder(dtype.byteorder))
         if (codes > 0x10FFFF).any() or ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
@@ -89,7 +89,7 @@ def _array(name: str, content: IO[bytes], size: int) -> np.ndarray:
     return np.ndarray(shape, dtype, buffer, order="F" if fortran else "C")
 
 
-def _fill(buffer: bytearray, content: IO[bytes]) -> None:
+def _fill(buffer: bytearray, content: Any) -> None:
     view = memoryview(buffer)
     place = 0
     while place < len(buffer):

@@ -22,6 +22,7 @@ run as code; an ONNX file is a program of onnxruntime's own operators.
 
 from fdjax.faculty.cards import Card
 from fdjax.faculty.foreign import register_onnx, register_state_dict
+from fdjax.faculty.kept import Keep
 from fdjax.faculty.observations import observe, observe_all
 from fdjax.faculty.pruning import Holding, holdings, prune
 from fdjax.faculty.repository import cards, create, load, register, register_outputs
@@ -29,6 +30,7 @@ from fdjax.faculty.repository import cards, create, load, register, register_out
 __all__ = [
     "Card",
     "Holding",
+    "Keep",
     "cards",
     "create",
     "holdings",
