@@ -109,6 +109,11 @@ def network(card: Card, content: bytes) -> OnnxNetwork:
         if options["says"] == SAYS[0]:
             said = np.exp(said - said.max(axis=1, keepdims=True))
             said /= said.sum(axis=1, keepdims=True)
+        # NaN is blamed on the teacher later, as it is for any other.
+        wrong = (said < 0).any() or (np.abs(said.sum(axis=1) - 1) > 1e-3).any()
+        checks.require(
+            not wrong, f"{what} says no probabilities; give the option `says` as logits."
+        )
         return said, features[0].astype(np.float32) if features else None
 
     return OnnxNetwork(answer, shape[0] if isinstance(shape[0], int) else None)

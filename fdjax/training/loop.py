@@ -202,13 +202,14 @@ def _open(
     path = folder / "metrics.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        # A kill between the two writes of `_save` leaves records newer than the checkpoint.
+        records = [record for record in records if record["step"] <= found]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise checks.InputError(
             f"{path} cannot be read ({error}); restore it, empty it to go on without the earlier "
             "records, or choose another folder."
         ) from error
-    # A kill between the two writes of `_save` leaves records that are newer than the checkpoint.
-    return state, best, [record for record in records if record["step"] <= found]
+    return state, best, records
 
 
 def _save(folder: Path, state: TrainState, best: Best | None, records: list[Record]) -> None:
