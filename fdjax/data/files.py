@@ -209,7 +209,7 @@ def _read_images(
                 mode = image.mode
                 grey = mode in _GREY_MODES
                 pixels = np.asarray(image.convert("L" if grey else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # whatever hostile bytes make Pillow's parsers raise
             raise checks.InputError(
                 f"{path} cannot be read as an image; mend or remove it. ({error})"
             ) from error
