@@ -245,8 +245,7 @@ def _write(path: Path, leaves: dict[str, np.ndarray]) -> None:
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_by_a_kill in path.parent.glob(f"{new.name}*"):
-            shutil.rmtree(left_by_a_kill)
+        _remove_unfinished(new)  # left by a kill
         with orbax.checkpoint.StandardCheckpointer() as writer:
             writer.save(new, leaves)
         (new / _CHECKSUMS).write_text(json.dumps(_checksums(new), indent=1))
@@ -254,11 +253,17 @@ def _write(path: Path, leaves: dict[str, np.ndarray]) -> None:
     except (
         Exception
     ) as error:  # of the disk, for which orbax and tensorstore have types of their own
-        shutil.rmtree(new, ignore_errors=True)
+        _remove_unfinished(new)
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
         raise checks.InputError(
             f"cannot save to {path}: {reason}; choose a folder you may write to, with space left."
         ) from error
+
+
+def _remove_unfinished(new: Path) -> None:
+    """Removes a hidden folder, and what orbax has under way for it."""
+    for path in new.parent.glob(f"{new.name}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(path: Path, mend: str) -> dict[str, np.ndarray]:
