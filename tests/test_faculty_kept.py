@@ -252,9 +252,11 @@ def test_what_nobody_will_read_again_is_pruned(root, answered):
     teachers = sorted(str(one.teacher) for one in faculty.holdings(root))
     assert teachers == ["even", "even", "odd", "odd"]  # the parts of a killed observer are of use
     assert faculty.prune(root) == ()
-    # What it was putting together, had it been killed in earnest.
+    # What it was putting together, had it been killed in earnest; parts that it had put together.
     (root / "outputs" / "0" / ".even.12.new").mkdir(parents=True)
-    assert [one.teacher for one in faculty.prune(root)] == [None]
+    (whole,) = root.glob("outputs/*/odd-*-float16")
+    whole.with_name(f".{whole.name}.{'0' * 16}.parts").mkdir()
+    assert [one.teacher for one in faculty.prune(root)] == [None, None]
     assert sum(one.seconds > 0 for one in faculty.holdings(root)) == 3
     size = sum(path.stat().st_size for path in root.glob("outputs/**/*") if path.is_file())
     assert sum(one.size for one in faculty.holdings(root)) == size

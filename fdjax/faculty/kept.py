@@ -83,16 +83,16 @@ def place(root: Path, card: Card, images_digest: str, examples: int, keep: Keep)
     return Place(folder, about, examples, len(card.class_names))
 
 
-def parsed(name: str) -> tuple[tuple[str, str] | None, bool]:
-    """Name and digest of the teacher in the name of a folder, and whether that is of parts.
+def parsed(name: str) -> tuple[tuple[str, str] | None, str]:
+    """Whose observation a folder is: name and digest of the teacher, and the name of a whole one.
 
-    None where it is no such folder.
+    None where it is neither a whole one nor parts of one.
     """
-    pattern = r"(\.?)(.+)-([0-9a-f]{64})(?:-float16|-top\d+)?(\.[0-9a-f]{16}\.parts)?"
+    pattern = r"(\.?)((.+)-([0-9a-f]{64})(?:-float16|-top\d+)?)(\.[0-9a-f]{16}\.parts)?"
     match = re.fullmatch(pattern, name)
-    if match is None or bool(match[1]) != bool(match[4]):
-        return None, False
-    return (match[2], match[3]), bool(match[4])
+    if match is None or bool(match[1]) != bool(match[5]):
+        return None, ""
+    return (match[3], match[4]), match[2]
 
 
 def seconds(folder: Path, card: Card) -> float:

@@ -37,10 +37,12 @@ def holdings(root: Root) -> tuple[Holding, ...]:
     known = {(card.name, card.digest): card for card in repository.cards(path)}
     found = []
     for entry in sorted((path / "outputs").glob("*/*")):
-        seconds, (key, under_way) = 0.0, kept.parsed(entry.name)
+        seconds, (key, whole) = 0.0, kept.parsed(entry.name)
         card = known.get(key) if key else None
-        if card is not None and not under_way:
+        if card is not None and entry.name == whole:
             seconds = kept.seconds(entry, card)
+        elif card is not None and kept.seconds(entry.with_name(whole), card) >= 0:
+            card = None  # parts that were put together already
         current = card is not None and seconds >= 0
         name = card.name if card is not None and current else None
         found.append(Holding(entry, name, _size(entry), max(seconds, 0.0)))
