@@ -138,6 +138,7 @@ class Run:
         return results
 
 
+_LOCK = ".run.lock"
 _locks: dict[Path, int] = {}
 """Workdirs in which this process is at work, and what holds their locks."""
 
@@ -146,7 +147,7 @@ def _lock(workdir: Path) -> None:
     """Keeps other processes out of a workdir; a run that failed here does not keep the next out."""
     if workdir in _locks:
         return
-    lock = locks.acquire(workdir, wait=False)
+    lock = locks.acquire(workdir / _LOCK, wait=False)
     if lock is None:
         raise checks.InputError(
             f"another run is at work in {workdir}; wait for its end, or choose another folder with "

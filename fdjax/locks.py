@@ -1,19 +1,17 @@
-"""One process at a time in a folder, by locks that the system frees when their holder dies."""
+"""One process at a time, by locks that the system frees when their holder dies."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
 
-NAME = ".lock"
-"""File of a folder's lock; it stays behind empty, and says nothing by being there."""
 
-
-def acquire(folder: str | os.PathLike[str], *, wait: bool) -> int | None:
-    """Takes the lock of a folder.
+def acquire(path: str | os.PathLike[str], *, wait: bool) -> int | None:
+    """Takes a lock.
 
     Args:
-        folder: Must exist.
+        path: A file of its own, in a folder that exists; it stays behind empty, and says nothing
+            by being there.
         wait: Whether to wait for whoever holds the lock now.
 
     Returns:
@@ -23,7 +21,7 @@ def acquire(folder: str | os.PathLike[str], *, wait: bool) -> int | None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    descriptor = os.open(os.path.join(folder, NAME), os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     if sys.platform == "win32":
         return descriptor
     import fcntl
@@ -40,13 +38,13 @@ def acquire(folder: str | os.PathLike[str], *, wait: bool) -> int | None:
 
 
 @contextlib.contextmanager
-def held(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Waits for the lock of a folder and holds it during the block, among threads too.
+def held(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Waits for a lock and holds it during the block, among threads too.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    descriptor = acquire(folder, wait=True)
+    descriptor = acquire(path, wait=True)
     try:
         yield
     finally:

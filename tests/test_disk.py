@@ -56,6 +56,15 @@ def test_reports_keep_the_old_file(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["results.json"]
 
 
+# orbax writes in threads of its own, whose failure it tells by an exception too.
+THREADS = (
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+)
+
+
+@THREADS[0]
+@THREADS[1]
 def test_a_checkpoint_keeps_the_one_before(tmp_path):
     checkpoints.save(tmp_path, 1, {"a": jnp.arange(3.0)})
     noise = np.random.default_rng(0).normal(size=(100, 100))
@@ -74,6 +83,8 @@ def root(tmp_path):
     return path
 
 
+@THREADS[0]
+@THREADS[1]
 def test_a_faculty_stays_as_it_was(root):
     said = faculty.observe(root, "even", images(100))  # what is compiled is kept elsewhere
     shutil.rmtree(root / "outputs")
@@ -103,38 +114,37 @@ def test_where_nothing_can_be_written(place):
 
 
 def test_a_lock_is_one_holders_and_ends_with_it(tmp_path):
-    first = locks.acquire(tmp_path, wait=False)
-    assert first is not None and locks.acquire(tmp_path, wait=False) is None
+    path = tmp_path / "lock"
+    first = locks.acquire(path, wait=False)
+    assert first is not None and locks.acquire(path, wait=False) is None
     os.close(first)
     taken = []
-    with locks.held(tmp_path):
-        thread = threading.Thread(target=lambda: taken.append(locks.acquire(tmp_path, wait=True)))
+    with locks.held(path):
+        thread = threading.Thread(target=lambda: taken.append(locks.acquire(path, wait=True)))
         thread.start()
         thread.join(0.1)
         assert taken == []
     thread.join()
     os.close(taken[0])
-    with pytest.raises(OSError), locks.held(tmp_path / "none"):
+    with pytest.raises(OSError), locks.held(tmp_path / "none" / "lock"):
         pass
 
 
 def test_a_workdir_is_one_runs(tmp_path):
     config = build_faculty.Config(workdir=str(tmp_path / "job"), root=str(tmp_path / "faculty"))
     faculty.create(config.root)
-    other = locks.acquire(tmp_path, wait=False)
     (tmp_path / "job").mkdir()
-    other_run = locks.acquire(tmp_path / "job", wait=False)
+    other_run = locks.acquire(tmp_path / "job" / ".run.lock", wait=False)
     with refused(f"another run is at work in {tmp_path}/job; wait for its end, or choose another"):
         _run.Run(config)
     assert not (tmp_path / "job" / "flags.txt").exists()
     os.close(other_run)
-    os.close(other)
     # One that failed in this process does not keep the next out.
     _run.Run(config)
     (tmp_path / "job" / ".results.json.99.tmp").write_text("half")
     record = _run.Run(config)
     record.finish({})
-    assert locks.acquire(tmp_path / "job", wait=False) is not None
+    os.close(locks.acquire(tmp_path / "job" / ".run.lock", wait=False))
 
 
 def test_what_a_faculty_keeps_is_counted_and_pruned(tmp_path, root):

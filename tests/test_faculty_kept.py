@@ -1,7 +1,6 @@
 """Observations on disk: exact or small, in parts that outlive a kill, pruned when stale."""
 
 import json
-import os
 import shutil
 import threading
 
@@ -191,16 +190,10 @@ def test_several_observers_at_once_get_the_same(root, answered):
         said[number] = faculty.observe(root, "even", images(21), batch_size=4)
 
     threads = [threading.Thread(target=observe, args=(number,)) for number in range(4)]
-    # Threads share the number that keeps processes apart, so each has its own here.
-    numbers = {}
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            os, "getpid", lambda: numbers.setdefault(threading.get_ident(), 10 + len(numbers))
-        )
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(said) == 4
     for one in said.values():
         assert_same(one, said[0])

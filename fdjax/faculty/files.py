@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CARD = "card.json"
 VARIABLES = "variables"
 OUTPUTS = "outputs.npz"
 ONNX = "model.onnx"
+LOCK = ".lock"
 
 # A manifest of a million names takes some thirty.
 _LARGEST_TEXT = 2**26
@@ -86,5 +88,5 @@ def require_inside(root: Path, path: Path) -> None:
 
 def beside(path: Path) -> Path:
     """Hidden name for what will take the place of `path`."""
-    # The process number keeps two observers of one teacher out of each other's way.
-    return path.with_name(f".{path.name}.{os.getpid()}.new")
+    # Two observers of one teacher keep out of each other's way.
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident():x}.new")

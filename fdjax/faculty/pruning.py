@@ -62,7 +62,7 @@ def prune(root: Root) -> tuple[Holding, ...]:
     """
     path = Path(os.path.abspath(root))
     stale = tuple(holding for holding in holdings(path) if holding.teacher is None)
-    with checks.writing(path), locks.held(path):
+    with checks.writing(path), locks.held(path / files.LOCK):
         for holding in stale:
             files.require_inside(path, holding.path.parent)
             _remove(holding.path)

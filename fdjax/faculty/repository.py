@@ -141,7 +141,7 @@ def add(root: Root, card: Card, write: Callable[[Path], Any], replace: bool) -> 
     target = path / "teachers" / card.name
     new = target.with_name(f".{card.name}.new")
     # Two at once would each write a manifest that lacks the other's teacher.
-    with checks.writing(target), locks.held(path):
+    with checks.writing(target), locks.held(path / files.LOCK):
         names = _names(path)
         checks.require(
             replace or card.name not in names,
