@@ -1,5 +1,6 @@
 """A growing file of finished jobs, so that a grid of many goes on where it was killed."""
 
+import errno
 import json
 import os
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fdjax import checks
+from fdjax import checks, reports
 
 
 class Ledger:
@@ -34,18 +35,23 @@ class Ledger:
         self.path, self._lock = path, threading.Lock()
         self.values: dict[Any, Any] = {}
         self._lines = [json.dumps({"flags": flags})]
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise checks.InputError(
+                f"{path} cannot be read ({error}); restore it or choose another --workdir."
+            ) from error
         # What follows the last line's end was cut off by a kill: that job is done again.
         lines = text.split("\n")[:-1]
         if not lines:
             return
         try:
             entries = [json.loads(line) for line in lines]
-            known = entries[0]["flags"]
+            known = dict(entries[0]["flags"])
             for entry in entries[1:]:
                 job = job_type(*(entry[key] for key in job_type._fields))
                 self.values[job] = read(entry["value"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise checks.InputError(
                 f"{path} cannot be read ({error!r}); restore it or choose another --workdir."
             ) from error
@@ -61,14 +67,24 @@ class Ledger:
 
     def begin(self) -> None:
         """Writes the file anew, without a line that was cut off; its folder must exist."""
-        partial = self.path.with_name(f".{self.path.name}.tmp")
-        partial.write_text("".join(f"{line}\n" for line in self._lines), encoding="utf-8")
-        os.replace(partial, self.path)
+        reports.write_text(self.path, "".join(f"{line}\n" for line in self._lines))
 
     def add(self, job: Any, value: Any) -> None:
-        """Writes down a finished job; several threads may do so at once."""
+        """Writes down a finished job; several threads may do so at once.
+
+        Raises:
+            InputError: If it cannot be written; the file is then as before.
+        """
         line = json.dumps(job._asdict() | {"value": value})
-        with self._lock:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
+        with self._lock, checks.writing(self.path):
+            with self.path.open("ab", buffering=0) as file:
+                whole = file.seek(0, os.SEEK_END)
+                try:
+                    written = file.write(f"{line}\n".encode())
+                    if written != len(line.encode()) + 1:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    # What another job writes must not stand behind half a line.
+                    file.truncate(whole)
+                    raise
             self.values[job] = value

@@ -1,11 +1,13 @@
 """What teachers of any framework say of a task, from a folder of npz files."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdjax import checks
+from fdjax import checks, data
 from fdjax.faculty import files
 from fdjax.types import TeacherOutputs
 
@@ -57,8 +59,46 @@ def read(folder: str) -> Given:
         bool(paths),
         f"--outputs: {place} holds no teacher; write one npz file for each beside {LABELS}.",
     )
+    for path in paths:
+        checks.text("name of a file of --outputs", path.stem)
     teachers, names = zip(*(_teacher(path, len(labels)) for path in paths), strict=True)
     return Given(tuple(path.stem for path in paths), teachers, names, labels, class_names)
+
+
+def of_images(path: Path) -> tuple[TeacherOutputs, tuple[str, ...], str]:
+    """What one teacher says of images that its file tells, too.
+
+    Args:
+        path: An npz file with the arrays of `KNOWN`, and `images` or `images_digest`.
+
+    Returns:
+        Its outputs; the names of its labels, none if the file does not tell them; the digest of
+        the images.
+
+    Raises:
+        InputError: As `read`, or if it does not tell the images.
+    """
+    arrays = _arrays(path, {*KNOWN, "images", "images_digest"}, {"probabilities"})
+    images: Any = arrays.pop("images", None)
+    told = arrays.pop("images_digest", None)
+    checks.require(
+        (images is None) != (told is None),
+        f"{path} must tell of which images it is: by one of `images`, as they were loaded, and "
+        "`images_digest`, what fdjax.data.digest says of them.",
+    )
+    digest = str(told) if images is None else data.digest(images)
+    checks.require(
+        re.fullmatch("[0-9a-f]{64}", digest) is not None,
+        f"`images_digest` of {path} must be 64 hexadecimal digits.",
+    )
+    examples = len(np.atleast_1d(arrays["probabilities"]))
+    checks.require(
+        images is None or np.shape(images)[:1] == (examples,),
+        f"{path} has probabilities of {examples} examples, but images of shape {np.shape(images)}.",
+    )
+    named = "class_names" in arrays
+    outputs, names = _outputs_of(path, arrays, examples)
+    return outputs, names if named else (), digest
 
 
 def _arrays(path: Path, known: set[str], needed: set[str]) -> dict[str, np.ndarray]:
@@ -75,7 +115,7 @@ def _arrays(path: Path, known: set[str], needed: set[str]) -> dict[str, np.ndarr
 
 def _labels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     arrays = _arrays(path, {"labels", "class_names"}, {"labels", "class_names"})
-    labels, names = arrays["labels"], tuple(map(str, np.atleast_1d(arrays["class_names"])))
+    labels, names = arrays["labels"], _names(path, arrays["class_names"])
     checks.require(
         labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer),
         f"`labels` of {path} must be whole numbers, one an example; got {labels.dtype} of shape "
@@ -87,7 +127,12 @@ def _labels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _teacher(path: Path, examples: int) -> tuple[TeacherOutputs, tuple[str, ...]]:
-    arrays: dict[str, Any] = _arrays(path, KNOWN, {"probabilities"})
+    return _outputs_of(path, _arrays(path, KNOWN, {"probabilities"}), examples)
+
+
+def _outputs_of(
+    path: Path, arrays: dict[str, Any], examples: int
+) -> tuple[TeacherOutputs, tuple[str, ...]]:
     for name in ("probabilities", "features", "class_vectors"):
         if name in arrays:
             array = arrays[name]
@@ -111,14 +156,35 @@ def _teacher(path: Path, examples: int) -> tuple[TeacherOutputs, tuple[str, ...]
     if "class_vectors" in arrays:
         checks.shape(f"class_vectors of {path}", arrays["class_vectors"], (classes, width))
     default = np.arange(classes).astype(str)
-    names = np.atleast_1d(arrays.get("class_names", default))
+    names = _names(path, arrays.get("class_names", default))
     checks.shape(f"class_names of {path}", names, (classes,))
+    known = {key: _number(path, arrays, key) for key in ("source_accuracy", "num_parameters")}
     outputs = TeacherOutputs(
         probabilities=arrays["probabilities"],
         features=arrays.get("features"),
         class_vectors=arrays.get("class_vectors"),
         class_mask=np.ones(classes, bool),
-        source_accuracy=np.float32(arrays.get("source_accuracy", np.nan)),
-        num_parameters=np.float32(arrays.get("num_parameters", np.nan)),
+        **known,
     )
-    return outputs, tuple(map(str, names))
+    return outputs, names
+
+
+def _names(path: Path, names: np.ndarray) -> tuple[str, ...]:
+    checks.require(
+        names.ndim <= 1 and names.dtype.kind in "Uiu",
+        f"`class_names` of {path} must be a list of texts, got {names.dtype} of shape "
+        f"{names.shape}.",
+    )
+    texts = tuple(map(str, np.atleast_1d(names)))
+    for text in texts:
+        checks.text(f"class_names of {path}", text)
+    return texts
+
+
+def _number(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> np.float32:
+    array = arrays.get(key, np.asarray(np.nan))
+    checks.require(
+        array.size == 1 and array.dtype.kind in "iuf",
+        f"`{key}` of {path} must be a number, got {array.dtype} of shape {array.shape}.",
+    )
+    return np.float32(array.item())

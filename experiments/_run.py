@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 from absl import app, flags, logging
 
-from fdjax import checks, reports
+from fdjax import checks, locks, reports
 
 _PACKAGES = (
     *("fdjax", "jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint"),
@@ -74,7 +74,8 @@ def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
             with_cache(Path(config.workdir).parent / "compiled")
             run(config)
         except checks.InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # A name out of a file that somebody else made must not steer the terminal.
+            print(f"error: {reports.printable(str(error))}", file=sys.stderr)
             return 2
         return 0
 
@@ -121,7 +122,8 @@ class Run:
         """Checks the config and the workdir before any work is done.
 
         Raises:
-            InputError: If a value is out of bounds or the workdir cannot be written.
+            InputError: If a value is out of bounds, the workdir cannot be written, or a run of
+                another process is at work in it.
         """
         check(config)
         self.flags: dict[str, Any] = dataclasses.asdict(config)
@@ -132,9 +134,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
-            probe = self.workdir / ".writable"
-            probe.touch()
-            probe.unlink()
+            _lock(self.workdir)
         except OSError as error:
             raise checks.InputError(
                 f"cannot write to the workdir {self.workdir}: {error.strerror}; choose another "
@@ -145,7 +145,7 @@ class Run:
             for k, v in self.flags.items()
             if v is not None
         ]
-        (self.workdir / "flags.txt").write_text("".join(lines))
+        reports.write_text(self.workdir / "flags.txt", "".join(lines))
         reports.write_json(self.workdir / "versions.json", versions())
 
     @contextlib.contextmanager
@@ -160,7 +160,29 @@ class Run:
         record = {"seconds": self.seconds, "flags": self.flags, "versions": versions()}
         results = results | record
         reports.write_json(self.workdir / "results.json", results)
+        if self.workdir in _locks:
+            os.close(_locks.pop(self.workdir))
         return results
+
+
+_LOCK = ".run.lock"
+_locks: dict[Path, int] = {}
+"""Workdirs in which this process is at work, and what holds their locks."""
+
+
+def _lock(workdir: Path) -> None:
+    """Keeps other processes out of a workdir; a run that failed here does not keep the next out."""
+    if workdir in _locks:
+        return
+    lock = locks.acquire(workdir / _LOCK, wait=False)
+    if lock is None:
+        raise checks.InputError(
+            f"another run is at work in {workdir}; wait for its end, or choose another folder with "
+            "--workdir."
+        )
+    _locks[workdir] = lock
+    for left_by_a_kill in workdir.glob(".*.tmp"):
+        left_by_a_kill.unlink()
 
 
 def versions() -> dict[str, str]:

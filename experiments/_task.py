@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -144,13 +145,35 @@ class Observed(NamedTuple):
     class_names: tuple[tuple[str, ...], ...]
 
 
-def observe(root: str, task: data.Task, names: Sequence[str] = ()) -> Observed:
+KEEP = "float32"
+KEEP_HELP = (
+    "How what teachers say is kept in the faculty, and so read: float32; float16, in half the "
+    "space; or a number, the probabilities of so many likeliest labels, the rest being spread."
+)
+
+
+def keep_of(text: str) -> faculty.Keep:
+    """How observations are kept, from a flag.
+
+    Raises:
+        InputError: If it is none of the ways.
+    """
+    if re.fullmatch("[1-9][0-9]{0,6}", text):
+        return int(text)
+    checks.choice("--keep", text, ("float32", "float16", "a number of labels"))
+    return "float16" if text == "float16" else "float32"
+
+
+def observe(
+    root: str, task: data.Task, names: Sequence[str] = (), *, keep: faculty.Keep = "float32"
+) -> Observed:
     """What teachers of a faculty say of the task's training images (kept on disk).
 
     Args:
         root: Folder of the faculty.
         task: The target task.
         names: Of the teachers to ask; all if empty.
+        keep: As for `faculty.observe`.
 
     Raises:
         InputError: If the faculty has no teacher of a name.
@@ -160,7 +183,7 @@ def observe(root: str, task: data.Task, names: Sequence[str] = ()) -> Observed:
         checks.choice("teachers", name, [card.name for card in cards])
     cards = tuple(card for card in cards if not names or card.name in names)
     outputs = faculty.observe_all(
-        root, task.train.images, names=[card.name for card in cards], progress=True
+        root, task.train.images, names=[card.name for card in cards], keep=keep, progress=True
     )
     return Observed(
         root,

@@ -61,6 +61,7 @@ class Config(_goals.ObjectiveConfig):
         low=1,
     )
     save_every: int = _run.flag(100, "Steps between checkpoints.", low=1)
+    keep: str = _run.flag(_task.KEEP, _task.KEEP_HELP)
     resume: bool = _run.flag(False, "Whether to go on from the workdir's latest checkpoint.")
 
 
@@ -84,6 +85,7 @@ def parsed(config: Config) -> _goals.Choice:
         config.patience is None or config.validation > 0,
         "--patience counts judgements on images held out; give --validation too.",
     )
+    _task.keep_of(config.keep)
     choice = _goals.chosen(config)
     _goals.check_copies(choice, config)
     _goals.check_teachers(choice, config.mixture if config.teacher == "mixture" else 1)
@@ -115,7 +117,7 @@ def run(config: Config) -> dict[str, Any]:
     choice = parsed(config)
     task, budget, validation = with_validation(config, _task.target(config))
     with record.stage("observe"):
-        seen = _task.observe(config.root, task)
+        seen = _task.observe(config.root, task, keep=_task.keep_of(config.keep))
     checks.choice("--teacher", config.teacher, ("best", "mixture", *seen.names))
     with record.stage("score"):
         shares = {} if choice.goal.hears == "nobody" else chosen(config, seen, task)

@@ -99,6 +99,7 @@ class Config(_task.TaskConfig):
     teacher_batch: int | None = _run.flag(
         None, "Teachers scored at a time; by default by the memory they take.", low=1
     )
+    keep: str = _run.flag(_task.KEEP, _task.KEEP_HELP)
     shard: bool = _run.flag(False, "Whether teachers are spread over all devices.")
     coordinator: str | None = _run.flag(
         None, "HOST:PORT of process 0, where several processes --shard the work, one a host."
@@ -138,6 +139,7 @@ def _question(config: Config, record: _run.Run) -> tuple[Question, tuple[int, ..
         ask = selection.known(given.teachers)
         parts = (given.class_names, given.labels, given.names, ask)
         return Question(title, *parts), tuple(map(len, given.teacher_classes))
+    keep = _task.keep_of(config.keep)
     task = _task.target(config)
     cards = faculty.cards(config.root)
     title = (
@@ -166,9 +168,9 @@ def _question(config: Config, record: _run.Run) -> tuple[Question, tuple[int, ..
         # Each process runs its share of the networks, and finds what the others kept.
         share = chosen[jax.process_index() :: jax.process_count()]
         if 0 < len(share) < len(chosen):
-            faculty.observe_all(config.root, images, names=share, progress=True)
+            faculty.observe_all(config.root, images, names=share, keep=keep, progress=True)
         sharding.meet("observed")
-        return faculty.observe_all(config.root, images, names=chosen, progress=True)
+        return faculty.observe_all(config.root, images, names=chosen, keep=keep, progress=True)
 
     question = Question(title, task.class_names, task.train.labels, names, ask_networks, shortlist)
     return question, tuple(len(card.class_names) for card in cards)

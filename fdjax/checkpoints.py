@@ -136,6 +136,10 @@ def load_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
         branch = tree
         for parent in parents:
             branch = branch.setdefault(parent, {})
+            checks.require(
+                isinstance(branch, dict),
+                f"the checkpoint {path} is damaged: {name!a} is in a leaf.",
+            )
         branch[last] = leaf
     return tree
 
@@ -241,17 +245,25 @@ def _write(path: Path, leaves: dict[str, np.ndarray]) -> None:
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_by_a_kill in path.parent.glob(f"{new.name}*"):
-            shutil.rmtree(left_by_a_kill)
+        _remove_unfinished(new)  # left by a kill
         with orbax.checkpoint.StandardCheckpointer() as writer:
             writer.save(new, leaves)
         (new / _CHECKSUMS).write_text(json.dumps(_checksums(new), indent=1))
         put_folder(new, path)
-    except OSError as error:
+    except (
+        Exception
+    ) as error:  # of the disk, for which orbax and tensorstore have types of their own
+        _remove_unfinished(new)
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
         raise checks.InputError(
-            f"cannot save to {path}: {error.strerror or error}; choose a folder you may write to, "
-            "with space left."
+            f"cannot save to {path}: {reason}; choose a folder you may write to, with space left."
         ) from error
+
+
+def _remove_unfinished(new: Path) -> None:
+    """Removes a hidden folder, and what orbax has under way for it."""
+    for path in new.parent.glob(f"{new.name}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(path: Path, mend: str) -> dict[str, np.ndarray]:
@@ -263,21 +275,32 @@ def _read(path: Path, mend: str) -> dict[str, np.ndarray]:
         raise checks.InputError(f"there is no checkpoint at {path}.")
     try:
         expected = json.loads((found / _CHECKSUMS).read_text())
+        present = _checksums(found)
         for name, checksum in expected.items():
             checks.require(
-                hashlib.sha256((found / name).read_bytes()).hexdigest() == checksum,
+                present.get(name) == checksum,
                 f"the checkpoint {path} is damaged: its file {name} has changed; {mend}.",
             )
         with orbax.checkpoint.StandardCheckpointer() as reader:
-            return reader.restore(found)
-    except (OSError, json.JSONDecodeError, AttributeError) as error:
-        raise checks.InputError(f"the checkpoint {path} is damaged ({error}); {mend}.") from error
+            leaves = reader.restore(found)
+        if not all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves.values()):
+            raise ValueError("it holds something else than arrays")
+        return leaves
+    except checks.InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever damage makes the parsers of JSON, orbax, tensorstore raise
+        reason = str(error).split("\n")[0][:200]
+        raise checks.InputError(f"the checkpoint {path} is damaged ({reason}); {mend}.") from error
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """SHA-256 of every file of a folder but the one that holds them."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / _CHECKSUMS:
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -1,6 +1,9 @@
 """Checks of what a user hands in, each failing with one sentence that says how to mend it."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +43,15 @@ def choice(name: str, value: Any, options: Iterable[Any]) -> None:
     if value not in known:
         listed = ", ".join(map(str, known))
         raise InputError(f"`{name}` must be one of {listed}; got {value!r}.")
+
+
+def text(name: str, value: str, *, longest: int = 1000) -> None:
+    """Refuses a text that is overlong, or could steer a terminal or break a line of a report."""
+    require(len(value) <= longest, f"`{name}` must have at most {longest} characters.")
+    for char in value:
+        # Control characters, halves of a character, and ends of lines and paragraphs.
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+            raise InputError(f"`{name}` holds the control character {char!a}; leave it out.")
 
 
 def shape(name: str, array: Any, expected: Sequence[int | None]) -> None:
@@ -86,3 +98,19 @@ def every_class_present(name: str, values: Any, num_classes: int) -> None:
             f"`{name}` has no example of class {int(empty[0])} ({empty.size} of {num_classes} "
             "classes are empty); label at least one example of each class or restrict the task."
         )
+
+
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns failures of the disk into one sentence that names `place`.
+
+    Raises:
+        InputError: If the block raises an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {os.fspath(place)} ({error.strerror or error}); choose a folder you "
+            "may write to, with space left."
+        ) from error

@@ -111,7 +111,7 @@ NAN = np.full(TASK.train.images.shape, np.nan, np.float32)
     ],
 )
 def test_npz_faults_name_file_array_and_mend(saved, changes, message):
-    with pytest.raises(InputError, match=f"mine.npz: .*{message}|mine.npz: {message}"):
+    with pytest.raises(InputError, match=f"mine.npz.*{message}"):
         data.load(saved(**changes))
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 FLOORS = (
-    {"types", "checks", "sharding"},
+    {"types", "checks", "locks", "sharding"},
     {"belief", "costs", "crossfit", "trust", "transport", "regulation", "selection", "metrics"}
     | {"data", "checkpoints", "models"},
     {"losses", "scores", "faculty", "reports"},
@@ -28,6 +28,9 @@ OWNERS = {
     "grain": "data",
     "array_record": "data",
     "matplotlib": "reports",
+    "onnx": "faculty",
+    "onnxruntime": "faculty",
+    "safetensors": "faculty",
     "rich": "reports",
 }
 # torch and ot (POT) are other people's solvers: references of tests and benchmarks.
@@ -242,7 +245,7 @@ def seen():
 
 def test_import_leaves_heavy_libraries_out(seen):
     heavy = {"ott", "tensorflow_datasets", "orbax", "matplotlib", "sklearn", "tensorflow"}
-    heavy |= {"torch", "grain", "ot"}  # rich comes with flax
+    heavy |= {"torch", "grain", "ot", "onnx", "onnxruntime", "safetensors"}  # rich comes with flax
     heavy -= {"rich"}
     assert heavy & set(seen["modules"]) == set()
 

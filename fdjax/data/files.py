@@ -1,8 +1,5 @@
 """Tasks from the user's own files: arrays in an .npz, or images in class folders."""
 
-import contextlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from fdjax import checks
+from fdjax.data import npz
 from fdjax.data.tasks import Images, Split, Task, split
 from fdjax.types import UNLABELLED
 
@@ -110,25 +108,14 @@ def read_folder(root: Path) -> Task:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    broken = f"{path} is not a whole .npz file; save it again with numpy.savez."
-    found = {}
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise checks.InputError(f"{broken} ({error})") from error
-        checks.require(isinstance(opened, np.lib.npyio.NpzFile), broken)
-        for name in _ARRAYS:
-            checks.require(name in opened.files, f"{path}: {name} is missing; {_ARRAYS_WANTED}.")
-            try:
-                found[name] = opened[name]
-            except ValueError as error:
-                raise checks.InputError(
-                    f"{path}: {name} cannot be read without pickle; save it as an array of "
-                    f"numbers or of text (dtype=str). ({error})"
-                ) from error
-            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise checks.InputError(f"{broken} ({name}: {error})") from error
+    try:
+        found = npz.read(path, only=_ARRAYS)
+    except OSError as error:
+        raise checks.InputError(
+            f"{path} is not a whole .npz file; save it again with numpy.savez. ({error})"
+        ) from error
+    for name in _ARRAYS:
+        checks.require(name in found, f"{path}: {name} is missing; {_ARRAYS_WANTED}.")
     return found
 
 
@@ -222,7 +209,7 @@ def _read_images(
                 mode = image.mode
                 grey = mode in _GREY_MODES
                 pixels = np.asarray(image.convert("L" if grey else "RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # whatever hostile bytes make Pillow's parsers raise
             raise checks.InputError(
                 f"{path} cannot be read as an image; mend or remove it. ({error})"
             ) from error

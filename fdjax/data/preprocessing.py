@@ -18,6 +18,9 @@ _LUMA = (0.299, 0.587, 0.114)
 # Bytes of float32 that are worked on at once.
 _CHUNK_BYTES = 64 * 2**20
 
+# Numbers of an image: some 4,700 x 4,700 pixels in colour.
+_LARGEST_IMAGE = 2**26
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -43,6 +46,11 @@ class Preprocessing:
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
         for name in ("height", "width", "channels", "std"):
             checks.positive(name, getattr(self, name))
+        checks.require(
+            self.height * self.width * self.channels <= _LARGEST_IMAGE,
+            f"`height`, `width` and `channels` must give at most {_LARGEST_IMAGE} numbers, got "
+            f"{self.height} x {self.width} x {self.channels}.",
+        )
         for name in ("mean", "std"):
             checks.shape(name, getattr(self, name), (self.channels,))
             checks.finite(name, getattr(self, name))

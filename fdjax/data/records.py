@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import uuid
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from fdjax import checks
+from fdjax.data import npz
 from fdjax.data.tasks import Split, Task, split
 
 if TYPE_CHECKING:
@@ -263,15 +263,14 @@ def _fingerprint(folder: Path) -> str:
 def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """The decoded images; None where there are none, or those of other records."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as opened:
-            if str(opened["fingerprint"]) != fingerprint:
-                return None
-            return {key: opened[key] for key in opened.files if key != "fingerprint"}
+        arrays = npz.read(path)
     except FileNotFoundError:
         return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except OSError as error:
         logging.warning("%s is damaged and will be written again: %s", path, error)
         return None
+    told = arrays.pop("fingerprint", None)
+    return arrays if str(told) == fingerprint else None
 
 
 def _write_cache(path: Path, fingerprint: str, arrays: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fdjax import checks, data
+from fdjax.faculty import files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,8 +18,9 @@ class Card:
 
     Attributes:
         name: 1 to 100 letters, digits, ".", "_" and "-", not beginning with ".".
-        architecture: One of `models.MODELS`; for a teacher known only by its outputs, anything.
-        options: Options of the architecture.
+        architecture: One of `models.MODELS`, or `cards.ONNX`; for a teacher known only by its
+            outputs, anything.
+        options: Options of the architecture; of an ONNX file those of `onnx_files`.
         class_names: Name of each of its labels, all different.
         source_task: What it was trained for.
         preprocessing: How images are fed to it; None for a teacher known only by its outputs.
@@ -50,6 +53,10 @@ class Card:
             for key, value in self.options.items()
         }
         object.__setattr__(self, "options", options)
+
+
+ONNX = "onnx"
+"""Architecture of a teacher that is an ONNX file."""
 
 
 def preprocessing_of(card: Card) -> data.Preprocessing:
@@ -91,10 +98,7 @@ def from_json(text: str, file: Path) -> Card:
 
 def _values(text: str) -> dict[str, Any]:
     """The values of a card by field."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise checks.InputError(f"it is no JSON ({error}).") from error
+    values = files.parse_json(text)
     _same_keys("the card", values, Card)
     checks.require(values["digest"] != "", "`digest` is empty.")
     if values["preprocessing"] is not None:
@@ -110,7 +114,7 @@ def _values(text: str) -> dict[str, Any]:
 def _check(values: Mapping[str, Any]) -> None:
     for key, (fits, meaning) in _RULES.items():
         value = values[key]
-        checks.require(fits(value), f"`{key}` must be {meaning}, got {value!r}.")
+        checks.require(fits(value), f"`{key}` must be {meaning}, got {reprlib.repr(value)}.")
 
 
 def _preprocessing(values: Any) -> data.Preprocessing:
@@ -123,7 +127,7 @@ def _preprocessing(values: Any) -> data.Preprocessing:
     checks.require(
         sizes and moments,
         "`preprocessing` must give height, width and channels as integers, mean and std as lists "
-        f"of numbers, got {values!r}.",
+        f"of numbers, got {reprlib.repr(values)}.",
     )
     try:
         return data.Preprocessing(**values)
@@ -133,7 +137,9 @@ def _preprocessing(values: Any) -> data.Preprocessing:
 
 def _same_keys(what: str, values: Any, kind: type) -> None:
     """Refuses what is no JSON object with exactly the fields of a dataclass."""
-    checks.require(isinstance(values, dict), f"{what} must be an object, got {values!r}.")
+    checks.require(
+        isinstance(values, dict), f"{what} must be an object, got {reprlib.repr(values)}."
+    )
     known = {field.name for field in dataclasses.fields(kind)}
     for key in sorted(set(values) ^ known):
         problem = "is missing" if key in known else "is unknown"
@@ -147,15 +153,22 @@ def is_name(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
+    if not isinstance(value, str) or value == "":
+        return False
+    try:
+        checks.text("text", value)
+    except checks.InputError:
+        return False
+    return True
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN fails the comparison too, and no larger number can be meant.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e30
 
 
 def _is_accuracy(value: Any) -> bool:
@@ -167,19 +180,21 @@ def _is_digest(value: Any) -> bool:
 
 
 def _are_class_names(value: Any) -> bool:
-    listed = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    listed = isinstance(value, list | tuple) and all(name == "" or _is_text(name) for name in value)
     return listed and 0 < len(value) == len(set(value))
 
 
 def _are_options(value: Any) -> bool:
+    # A network is traced before its weights are compared: one of a million layers would take days.
     def plain(entry: Any) -> bool:
-        return isinstance(entry, str | int | float)
+        return _is_text(entry) or (isinstance(entry, int | float) and abs(entry) <= 2**16)
 
-    return isinstance(value, dict) and all(
-        isinstance(key, str)
-        and (plain(entry) or (isinstance(entry, list | tuple) and all(map(plain, entry))))
-        for key, entry in value.items()
-    )
+    def fits(entry: Any) -> bool:
+        if isinstance(entry, list | tuple):
+            return len(entry) <= 256 and all(map(plain, entry))
+        return plain(entry)
+
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(fits, value.values()))
 
 
 def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -192,7 +207,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "name": (is_name, _NAME),
     "architecture": (_is_text, "the name of an architecture"),
     "options": (_are_options, "options by name, each a number, a text or a list of them"),
-    "class_names": (_are_class_names, "a list of at least one name, all different"),
+    "class_names": (
+        _are_class_names,
+        "a list of at least one name, all different and without control characters",
+    ),
     "source_task": (_is_text, "the name of a task"),
     "preprocessing": (
         _or_none(lambda value: isinstance(value, data.Preprocessing)),

@@ -1,19 +1,26 @@
-"""Files of a faculty: arrays and texts that are whole or absent, and the digests of arrays."""
+"""Files of a faculty: whole or absent, inside the faculty, and their digests."""
 
-import contextlib
+import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fdjax import checks, data
+from fdjax.data import npz
 
 MANIFEST = "manifest.json"
 CARD = "card.json"
 VARIABLES = "variables"
 OUTPUTS = "outputs.npz"
+ONNX = "model.onnx"
+LOCK = ".lock"
+
+# A manifest of a million names takes some thirty.
+_LARGEST_TEXT = 2**26
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -24,7 +31,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that a kill leaves the old one or the new one."""
-    new = _beside(path)
+    new = beside(path)
     new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 
@@ -33,53 +40,53 @@ def read_text(path: Path, mend: str) -> str:
     """Contents of a file.
 
     Raises:
-        InputError: If it is missing or unreadable; `mend` ends the message.
+        InputError: If it is missing, unreadable or far too long; `mend` ends the message.
     """
     try:
+        if not path.is_file():
+            raise FileNotFoundError("No such file")
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise OSError("it is far too long")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise checks.InputError(f"cannot read {path} ({_reason(error)}); {mend}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise checks.InputError(f"cannot read {path} ({reason}); {mend}.") from error
+
+
+def parse_json(text: str) -> Any:
+    """What a text says as JSON.
+
+    Raises:
+        InputError: If it is none, or holds a number or a nest that Python does not take.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise checks.InputError(f"it is no JSON ({error}).") from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an npz file so that a kill leaves the old one or the new one."""
-    new = _beside(path)
+    new = beside(path)
     with new.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     os.replace(new, path)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Contents of an npz file.
-
-    Raises:
-        OSError: If it is missing, cut short, damaged (zip holds a checksum of each array),
-            or no npz file.
-    """
-    try:
-        # Opened here, since NumPy leaves the file of a damaged archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, AttributeError) as error:
-        raise OSError(f"no complete npz file: {error}") from error
+    """Contents of an npz file, see `data.npz.read`."""
+    return npz.read(path)
 
 
-@contextlib.contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """Turns failures of the disk into one sentence that names `place`."""
-    try:
-        yield
-    except OSError as error:
-        raise checks.InputError(
-            f"cannot write to {place} ({_reason(error)}); choose a folder you may write to, "
-            "with space left."
-        ) from error
+def require_inside(root: Path, path: Path) -> None:
+    """Refuses to write where a link of a faculty made elsewhere leads out of it."""
+    checks.require(
+        path.resolve().is_relative_to(root.resolve()),
+        f"{path} is a link that leads out of the faculty at {root}; make it a folder.",
+    )
 
 
-def _beside(path: Path) -> Path:
-    # The process number keeps two observers of one teacher out of each other's way.
-    return path.with_name(f".{path.name}.{os.getpid()}.new")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def beside(path: Path) -> Path:
+    """Hidden name for what will take the place of `path`."""
+    # Two observers of one teacher keep out of each other's way.
+    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident():x}.new")

@@ -1,6 +1,7 @@
 """Teachers on disk: making the folder, registering, listing and loading them."""
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -14,9 +15,9 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from fdjax import checkpoints, checks, data, models
+from fdjax import checkpoints, checks, data, locks, models
 from fdjax.faculty import files, records
-from fdjax.faculty.cards import Card, from_json, is_name, preprocessing_of, to_json
+from fdjax.faculty.cards import ONNX, Card, from_json, is_name, preprocessing_of, to_json
 from fdjax.types import Network, TeacherOutputs, Variables
 
 Root = str | os.PathLike[str]
@@ -34,7 +35,7 @@ def create(root: Root) -> Path:
         InputError: If the folder holds something else or cannot be written.
     """
     path = Path(os.path.abspath(root))
-    with files.writing(path):
+    with checks.writing(path):
         path.mkdir(parents=True, exist_ok=True)
         if (path / files.MANIFEST).exists():
             _names(path)
@@ -85,7 +86,7 @@ def register(
         if participation is not None:
             records.write(folder, participation, card.digest)
 
-    return _register(root, card, write, replace)
+    return add(root, card, write, replace)
 
 
 def register_outputs(
@@ -126,9 +127,50 @@ def register_outputs(
     _check_outputs(card, arrays)
     arrays["images_digest"] = np.asarray(images_digest, np.str_)
     card = with_values(card, digest=files.digest(arrays))
-    return _register(
+    return add(
         root, card, lambda folder: files.write_arrays(folder / files.OUTPUTS, arrays), replace
     )
+
+
+def add(root: Root, card: Card, write: Callable[[Path], Any], replace: bool) -> Card:
+    """Adds a teacher whose card is complete; the other ways to register end here.
+
+    Its folder is written under a hidden name and moved into place, then it is listed.
+
+    Args:
+        root: A faculty.
+        card: With its digest.
+        write: Puts all files but the card into the folder that it is given.
+        replace: As in `register`.
+
+    Raises:
+        InputError: If the name is taken or the folder cannot be written.
+    """
+    path = Path(os.path.abspath(root))
+    _names(path)
+    target = path / "teachers" / card.name
+    new = target.with_name(f".{card.name}.new")
+    # Two at once would each write a manifest that lacks the other's teacher.
+    with checks.writing(target), locks.held(path / files.LOCK):
+        names = _names(path)
+        checks.require(
+            replace or card.name not in names,
+            f"{path} has a teacher {card.name!r} already; choose another name or give "
+            "`replace=True`.",
+        )
+        files.require_inside(path, target)
+        if new.exists():  # left by a kill
+            shutil.rmtree(new)
+        new.mkdir(parents=True)
+        try:
+            write(new)
+            (new / files.CARD).write_text(to_json(card), encoding="utf-8")
+            checkpoints.put_folder(new, target)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        if card.name not in names:
+            _write_manifest(path, (*names, card.name))
+    return card
 
 
 def cards(root: Root) -> tuple[Card, ...]:
@@ -168,6 +210,10 @@ def load(root: Root, name: str) -> tuple[Card, Network, Variables]:
     """
     card = read_card(root, name)
     preprocessing_of(card)
+    checks.require(
+        card.architecture != ONNX,
+        f"teacher {name!r} is an ONNX file: it can be observed, but its weights cannot be loaded.",
+    )
     path = teacher_folder(root, name) / files.VARIABLES
     variables = checkpoints.load_tree(path)
     checks.require(
@@ -216,7 +262,36 @@ def load_outputs(root: Root, card: Card) -> dict[str, np.ndarray]:
         files.digest(arrays) == card.digest,
         f"{path} is not what the card of teacher {card.name!r} tells (the digest differs); {mend}.",
     )
+    checks.require(
+        arrays.get("images_digest", np.zeros(0)).dtype.kind == "U",
+        f"{path} does not tell of which images it is; {mend}.",
+    )
+    _check_outputs(card, {key: array for key, array in arrays.items() if key != "images_digest"})
     return arrays
+
+
+def load_onnx(root: Root, card: Card) -> bytes:
+    """The ONNX file of a teacher.
+
+    Raises:
+        InputError: If it is missing or not that of the card.
+    """
+    path = teacher_folder(root, card.name) / files.ONNX
+    mend = "restore it from a copy, or register the file again with `replace=True`"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise checks.InputError(f"cannot read {path} ({error.strerror}); {mend}.") from error
+    checks.require(
+        file_digest(content) == card.digest,
+        f"{path} is not the file of which the card of teacher {card.name!r} tells; {mend}.",
+    )
+    return content
+
+
+def file_digest(content: bytes) -> str:
+    """SHA-256 of a teacher that is one file, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def network(card: Card) -> nn.Module:
@@ -231,31 +306,6 @@ def teacher_folder(root: Root, name: str) -> Path:
     """Where the files of a teacher are to be read."""
     target = Path(os.path.abspath(root)) / "teachers" / name
     return checkpoints.existing_folder(target) or target
-
-
-def _register(root: Root, card: Card, write: Callable[[Path], None], replace: bool) -> Card:
-    """Writes the teacher's folder under a hidden name, moves it into place, then lists it."""
-    path = Path(os.path.abspath(root))
-    names = _names(path)
-    checks.require(
-        replace or card.name not in names,
-        f"{path} has a teacher {card.name!r} already; choose another name or give `replace=True`.",
-    )
-    target = path / "teachers" / card.name
-    new = target.with_name(f".{card.name}.new")
-    with files.writing(target):
-        if new.exists():  # left by a kill
-            shutil.rmtree(new)
-        new.mkdir(parents=True)
-        try:
-            write(new)
-            (new / files.CARD).write_text(to_json(card), encoding="utf-8")
-            checkpoints.put_folder(new, target)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-        if card.name not in names:
-            _write_manifest(path, (*names, card.name))
-    return card
 
 
 def _read_card(root: Path, name: str) -> Card:
@@ -281,10 +331,11 @@ def _names(root: Path) -> tuple[str, ...]:
         f"no faculty at {root}; make one with `python -m experiments.build_faculty --root {root}`.",
     )
     mend = "restore it from a copy: it lists the folders under teachers"
+    text = files.read_text(path, mend)
     try:
-        manifest = json.loads(files.read_text(path, mend))
-    except json.JSONDecodeError as error:
-        raise checks.InputError(f"{path} is no JSON ({error}); {mend}.") from error
+        manifest = files.parse_json(text)
+    except checks.InputError as error:
+        raise checks.InputError(f"{path}: {error} Please {mend}.") from error
     told = manifest if isinstance(manifest, dict) else {}
     version, names = told.get("format"), told.get("teachers", ())
     checks.require(
@@ -346,6 +397,11 @@ def _check_outputs(card: Card, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuses outputs whose shapes or values cannot be those of the teacher."""
     teacher, classes = f"of teacher {card.name}", len(card.class_names)
     checks.require("probabilities" in arrays, f"the outputs {teacher} need `probabilities`.")
+    for name, array in arrays.items():
+        checks.choice(f"an output {teacher}", name, ("probabilities", "features", "class_vectors"))
+        checks.require(
+            array.dtype == np.float32, f"`{name}` {teacher} must be float32, got {array.dtype}."
+        )
     probabilities = arrays["probabilities"]
     checks.shape(f"probabilities {teacher}", probabilities, (None, classes))
     for name, array in arrays.items():

@@ -18,6 +18,9 @@ Maps: TypeAlias = Float[Array, "batch _ _ _"]
 DTYPES = ("float32", "bfloat16")
 """Types in which maps can be computed; weights, statistics, features and logits are float32."""
 
+EPSILON = 1e-5
+"""What batch normalisation adds to a variance."""
+
 Initializer: TypeAlias = Callable[..., Any]
 
 KAIMING: Initializer = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -69,7 +72,7 @@ def normalisation(train: bool, *, dtype: str, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
-        epsilon=1e-5,
+        epsilon=EPSILON,
         dtype=jnp.dtype(dtype),
         name=name,
     )

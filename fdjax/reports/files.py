@@ -16,15 +16,20 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` that takes its place if the block succeeds."""
+    """A temporary path beside `path` that takes its place if the block succeeds.
+
+    Raises:
+        InputError: If the block or this cannot write.
+    """
     final = pathlib.Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with checks.writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _plain(tree: Any, place: str) -> Any:
@@ -61,8 +66,17 @@ def write_json(path: PathLike, tree: Any) -> pathlib.Path:
         InputError: If `tree` holds something else; the message says where.
     """
     text = json.dumps(_plain(tree, "tree"), indent=2, allow_nan=False, ensure_ascii=False)
+    return write_text(path, text + "\n")
+
+
+def write_text(path: PathLike, text: str) -> pathlib.Path:
+    """Writes a text; all of the file or none.
+
+    Returns:
+        The path written.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return pathlib.Path(path)
 
 
@@ -97,7 +111,4 @@ def write(folder: PathLike, title: str, sections: Sequence[str | os.PathLike[str
         )
         link = picture.relative_to(root.resolve()).as_posix()
         blocks.append(f"![{picture.stem.replace('_', ' ')}](<{link}>)")
-    report = root / "report.md"
-    with replacing(report) as temporary:
-        temporary.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-    return report
+    return write_text(root / "report.md", "\n\n".join(blocks) + "\n")

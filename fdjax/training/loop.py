@@ -1,6 +1,5 @@
 """The loop around a training step: batches, records, checkpoints, and the best state so far."""
 
-import contextlib
 import json
 import math
 import sys
@@ -192,7 +191,7 @@ def _open(
     """Restores the latest checkpoint and its records, or makes sure that there is none."""
     found = checkpoints.latest(folder / "checkpoints")
     if found is None:
-        with _writing(folder):
+        with checks.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return state, best, []
     checks.require(
@@ -203,19 +202,20 @@ def _open(
     path = folder / "metrics.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        # A kill between the two writes of `_save` leaves records newer than the checkpoint.
+        records = [record for record in records if record["step"] <= found]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise checks.InputError(
             f"{path} cannot be read ({error}); restore it, empty it to go on without the earlier "
             "records, or choose another folder."
         ) from error
-    # A kill between the two writes of `_save` leaves records that are newer than the checkpoint.
-    return state, best, [record for record in records if record["step"] <= found]
+    return state, best, records
 
 
 def _save(folder: Path, state: TrainState, best: Best | None, records: list[Record]) -> None:
     """Writes the records, whole and atomically, and then the checkpoint that needs them."""
     partial = folder / "metrics.jsonl.tmp"
-    with _writing(folder):
+    with checks.writing(folder):
         partial.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
         partial.replace(folder / "metrics.jsonl")
     checkpoints.save(folder / "checkpoints", int(state.step), _whole(state, best))
@@ -224,15 +224,3 @@ def _save(folder: Path, state: TrainState, best: Best | None, records: list[Reco
 def _whole(state: TrainState, best: Best | None) -> Tree:
     """What a checkpoint holds: in one, so that a kill cannot part the best from the last."""
     return state if best is None else {"last": state, "best": best}
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise checks.InputError(
-            f"cannot write to {folder}: {error.strerror or error}; choose a folder you may write "
-            "to, with space left."
-        ) from error
