@@ -11,6 +11,7 @@ from fdjax.training.steps import (
     no_teacher,
     observed,
 )
+from fdjax.training.together import fit_together
 
 __all__ = [
     "Augment",
@@ -20,6 +21,7 @@ __all__ = [
     "Teach",
     "TrainState",
     "fit",
+    "fit_together",
     "init_state",
     "make_step",
     "no_teacher",
