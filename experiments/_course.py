@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments import _goals, _live, _student
-from fdjax import crossvalidation
+from fdjax import crossvalidation, objectives
 from fdjax.objectives import Objective
 from fdjax.objectives.reference import ReferenceState
+from fdjax.types import Outputs
 
 # Candidates for a weight that is chosen, in units of the goal's own.
 _TIMES = (0.0, 0.3, 1.0, 3.0)
@@ -55,15 +56,24 @@ def course(choice: _goals.Choice, lesson: _goals.Lesson) -> Course:
     return Course(choice, school.minimising(objective, teach=teach), objective, live)
 
 
-def trusts_nobody(objective_state: Any) -> bool:
-    """Whether no teacher is trusted, so that the loss does not depend on what they say.
+def trusts_nobody(own: Course) -> bool:
+    """Whether no teacher is trusted, so that the loss does not depend on what they say."""
+    if own.choice.goal.objective is not objectives.trusted_reference:
+        return False
+    school = own.school
+    batch = next(school.batches(0, 0))
+    student = Outputs(jnp.zeros((len(batch.labels), school.task.num_classes)))
+    said = school.teach(own.teacher, jax.tree.map(jnp.asarray, batch))
+    # Trust is found beforehand: it depends on neither batch nor student.
+    _, state = own.objective.init(jax.random.key(0), batch, student, said)
+    return not has_trust(state)
 
-    Args:
-        objective_state: Of an objective that `course` made.
-    """
+
+def has_trust(objective_state: Any) -> bool:
+    """Whether a teacher of reference transport is trusted, by an objective's state."""
     nodes = jax.tree.leaves(objective_state, is_leaf=lambda node: isinstance(node, ReferenceState))
     trusts = [node.trust.teachers for node in nodes if isinstance(node, ReferenceState)]
-    return bool(trusts) and not any((trust > 0).any() for trust in trusts)
+    return any((trust > 0).any() for trust in trusts)
 
 
 def weighed(choice: _goals.Choice, lesson: _goals.Lesson) -> _goals.Choice:

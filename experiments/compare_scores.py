@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import (
+    _beyond,
     _cohort,
     _foretold,
     _goals,
@@ -50,7 +51,9 @@ class Config(_grid.GridConfig):
     )
     scores: tuple[str, ...] = _run.flag(
         tuple(scores.SCORES),
-        f"Of {', '.join(scores.SCORES)}; with settings as name:setting=value:setting=value.",
+        f"Of {', '.join(scores.SCORES)}, with settings as name:setting=value:setting=value; or, "
+        f"of more than one teacher's outputs, {', '.join(_beyond.SCORES)}, the last with weights "
+        "fitted to the other tasks.",
     )
 
 
@@ -71,7 +74,7 @@ class Place(NamedTuple):
 
 
 def functions_of(config: Config) -> dict[str, scores.ScoreFn]:
-    """The scores of a config by their texts, each with its settings.
+    """The scores of one teacher's outputs of a config by their texts, each with its settings.
 
     Raises:
         InputError: If one is unknown or stands twice, or a setting is not known to it.
@@ -79,9 +82,14 @@ def functions_of(config: Config) -> dict[str, scores.ScoreFn]:
     checks.require(bool(config.scores), "--scores is empty; name at least one.")
     table, found = _task.score_functions(cost=config.cost), {}
     for text in config.scores:
-        checks.require(text not in found, f"--scores names {text!r} twice; name each once.")
+        checks.require(
+            config.scores.count(text) == 1, f"--scores names {text!r} twice; name each once."
+        )
+        if text in _beyond.SCORES:
+            continue
         name = text.partition(":")[0]
-        checks.choice("--scores", name, table)
+        checks.choice("--scores", name, [*table, *_beyond.SCORES])
+        checks.require(name in table, f"`{name}` has no settings; leave out those of {text!r}.")
         settings = _settings.read(text, _settings.defaults(table[name]))
         found[text] = functools.partial(table[name], **settings) if settings else table[name]
     return found
@@ -134,6 +142,7 @@ def run(config: Config) -> dict[str, Any]:
     ledger.begin()
     jobs: list[_grid.Job] = []
     places = []
+    parts: dict[str, np.ndarray] = {}
     for name, task in tasks.items():
         with record.stage("observe"):
             seen = _task.observe(config.root, task, config.teachers)
@@ -143,17 +152,27 @@ def run(config: Config) -> dict[str, Any]:
         for text, function in functions.items():
             with record.stage(text):
                 values |= _task.score(seen, task, {text: function})
+        if _beyond.ETRAN in config.scores:
+            values[_beyond.ETRAN] = _beyond.etran(seen, task)
+        if {_beyond.OTCE, _beyond.FITTED} & {*config.scores}:
+            with record.stage(_beyond.OTCE):
+                parts[name] = _beyond.otce_parts(config, seen, task)
+            values[_beyond.OTCE] = -parts[name][:, 1]
         places.append(Place(name, task, seen.names, values))
     pairs = _grid.gains({job: ledger.values[job] for job in jobs})
     truth = {
         place.name: np.asarray([pair.gain for pair in pairs if pair.task == place.name])
         for place in places
     }
+    if _beyond.FITTED in config.scores:
+        fitted = _beyond.fitted(parts, truth)
+        for place in places:
+            place.scores[_beyond.FITTED] = fitted[place.name]
     found = {
         text: {
             place.name: _foretold.compare(place.scores[text], truth[place.name]) for place in places
         }
-        for text in functions
+        for text in config.scores
     }
     limit = {name: _foretold.perfect(gain) for name, gain in truth.items()}
     results = {

@@ -35,16 +35,22 @@ def pupils(text):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Seeds of the students that are trained."""
+    """Seeds of the students that are trained, in one program or each by itself."""
     seeds = []
-    teach_one = _student.School.teach_one
+    teach_one, together = _student.School.teach_one, _student.School.teach_together
 
     @functools.wraps(teach_one)
     def counted(school, seed, *args, **kwargs):
         seeds.append(seed)
         return teach_one(school, seed, *args, **kwargs)
 
+    @functools.wraps(together)
+    def all_counted(school, given, *args, **kwargs):
+        seeds.extend(given)
+        return together(school, given, *args, **kwargs)
+
     monkeypatch.setattr(_student.School, "teach_one", counted)
+    monkeypatch.setattr(_student.School, "teach_together", all_counted)
     return seeds
 
 
@@ -63,7 +69,7 @@ def test_students_of_teachers_without_trust_are_trained_once_to_the_same_end(
     text = f"reference:penalty=1000:only_trusted={only_trusted}"
     once = accuracies(place, text)
     assert sorted(trained) == [0, 1]
-    monkeypatch.setattr(_course, "trusts_nobody", lambda state: False)
+    monkeypatch.setattr(_course, "trusts_nobody", lambda own: False)
     assert accuracies(place, text) == once
     assert sorted(trained) == [0, 0, 0, 1, 1, 1]
 
@@ -72,6 +78,47 @@ def test_students_of_teachers_without_trust_are_trained_once_to_the_same_end(
 def test_students_that_hear_their_teachers_are_all_trained(place, trained, text):
     accuracies(place, text)
     assert sorted(trained) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("text", ["reference:fitted=false:form=soft:gate=none", "extra_head"])
+def test_students_in_one_program_end_as_each_by_itself(place, text):
+    school, seen = place
+    courses, alone = [], []
+    for one in pupils(text):
+        lesson = _goals.Lesson(school, seen, "predictions", one.shares, one.seed)
+        own = _course.course(one.choice, lesson)
+        courses.append(own)
+        state, _ = courses[0].school.teach_one(one.seed, own.teacher, own.objective, progress=False)
+        alone.append(state.variables)
+    found = courses[0].school.teach_together(
+        [one.seed for one in pupils(text)],
+        [own.teacher for own in courses],
+        [own.objective for own in courses],
+    )
+    for one, wanted in zip(found, alone, strict=True):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), one, wanted)
+    assert len({float(one["params"]["head"]["kernel"].sum()) for one in found}) == 4
+
+
+def test_students_that_do_not_fit_at_once_train_in_groups_of_one_size(place, trained, monkeypatch):
+    wanted = accuracies(place, "uld")
+    trained.clear()
+    monkeypatch.setattr(_cohort, "_MOST", 2)
+    text = pupils("uld")[1:]
+    assert _cohort.accuracies(*place, "predictions", text, "") == wanted[1:]
+    # The last of three has itself beside it.
+    assert trained == [1, 0, 1, 1]
+    monkeypatch.setattr(_cohort, "_BYTES", 1)
+    trained.clear()
+    _cohort.accuracies(*place, "predictions", text[:1], "")
+    assert trained == [1]
+
+
+def test_convolutions_train_on_threads(place, trained):
+    school, _ = place
+    config = _student.Budget(steps=1, batch_size=8, labelled=4, learning_rate=1e-3)
+    convnet = _student.School(school.task, "convnet", config, objectives.cross_entropy())
+    assert school.faster_together and not convnet.faster_together
 
 
 def test_trust_in_one_of_several_is_trust():
@@ -83,9 +130,9 @@ def test_trust_in_one_of_several_is_trust():
         said = Outputs(jnp.zeros((4, 3 * len(weights))))
         return objective.init(jax.random.key(0), some, Outputs(jnp.zeros((4, 2))), said)[1]
 
-    assert _course.trusts_nobody(state(0.0, 0.0))
-    assert not _course.trusts_nobody(state(0.0, 0.5))
-    assert not _course.trusts_nobody((jnp.ones(2), ((), ())))
+    assert not _course.has_trust(state(0.0, 0.0))
+    assert _course.has_trust(state(0.0, 0.5))
+    assert not _course.has_trust((jnp.ones(2), ((), ())))
 
 
 def test_fine_tuned_students_are_each_their_own_teacher(place):

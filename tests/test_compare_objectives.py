@@ -17,12 +17,7 @@ OBJECTIVES = ("pseudo_labels", "reference:form=soft")
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
     """Flags of a small grid."""
-    return toy_faculty.make(tmp_path_factory.mktemp("world")) | {
-        "objectives": OBJECTIVES,
-        "num_tasks": 1,
-        "seeds": 2,
-        "judge": "unlabelled",
-    }
+    return toy_faculty.grid(tmp_path_factory.mktemp("world"), objectives=OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +30,20 @@ def grid(flags, tmp_path_factory):
 
 def test_every_student_of_the_grid_is_written_down_once(grid):
     _, workdir, results = grid
-    first, *lines = map(json.loads, (workdir / "runs.jsonl").read_text().splitlines())
+    first = json.loads((workdir / "runs.jsonl").read_text().splitlines()[0])
     assert first["flags"]["shots"] == 4 and "workdir" not in first["flags"]
-    jobs = [_grid.Job(*(line[key] for key in _grid.Job._fields)) for line in lines]
     # Two seeds; alone, self-trained, by two teachers, and by both together.
-    assert len(jobs) == len(set(jobs)) == 2 * (1 + 1 + 2 + 1)
-    assert all(0 <= line["value"] <= 1 for line in lines)
+    assert len(toy_faculty.written(workdir)) == 2 * (1 + 1 + 2 + 1)
     assert set(results["tasks"]) == {"toy@0"}
 
 
 def test_the_table_is_made_of_the_students(grid):
     _, workdir, results = grid
-    lines = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()[1:]]
-    value = {tuple(line[key] for key in _grid.Job._fields): line["value"] for line in lines}
+    values = toy_faculty.written(workdir)
     name = OBJECTIVES[1]
     row = results["objectives"][1]
     gain = {
-        (task, teacher): np.mean(
-            [value[task, name, teacher, s] - value[task, "alone", "(none)", s] for s in (0, 1)]
-        )
+        (task, teacher): toy_faculty.gain(values, task, name, teacher)
         for task in results["tasks"]
         for teacher in results["scores"][task]
     }

@@ -8,11 +8,11 @@ import pytest
 import toy_faculty
 from scipy import stats
 
-from experiments import _foretold, _grid, _settings
+from experiments import _foretold, _settings
 from experiments import compare_scores as compare
 from fdjax import checks, scores
 
-SCORES = ("transport", "transport:cost=centres:level=task", "leep", "size")
+SCORES = ("transport", "transport:cost=centres:level=task", "leep", "size", "etran")
 
 
 def test_agreement_is_scipys_and_a_teacher_without_score_is_last():
@@ -60,7 +60,7 @@ def test_summaries_are_over_tasks_and_paired_with_the_first():
 
 def test_settings_of_a_flag():
     known = _settings.defaults(scores.transport)
-    assert known["cost"] == "centres" and known["smoothing"] == 0.0
+    assert known["cost"] == "predictions" and known["smoothing"] == 0.0
     assert _settings.read("transport:smoothing=0.5:leave_one_out=false:cost=x", known) == {
         "smoothing": 0.5,
         "leave_one_out": False,
@@ -78,13 +78,8 @@ def test_settings_of_a_flag():
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    return toy_faculty.make(tmp_path_factory.mktemp("world")) | {
-        "objective": "transport",
-        "scores": SCORES,
-        "num_tasks": 1,
-        "seeds": 2,
-        "judge": "unlabelled",
-    }
+    folder = tmp_path_factory.mktemp("world")
+    return toy_faculty.grid(folder, objective="transport", scores=SCORES)
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +90,10 @@ def grid(flags, tmp_path_factory):
 
 def test_the_truth_is_the_gain_of_the_students(grid):
     workdir, results = grid
-    lines = [json.loads(line) for line in (workdir / "runs.jsonl").read_text().splitlines()[1:]]
-    value = {tuple(line[key] for key in _grid.Job._fields): line["value"] for line in lines}
-    assert len(lines) == len(value) == 2 * (1 + 2)
+    values = toy_faculty.written(workdir)
+    assert len(values) == 2 * (1 + 2)
     gain = {
-        teacher: np.mean(
-            [
-                value["toy@0", "transport", teacher, seed] - value["toy@0", "alone", "(none)", seed]
-                for seed in (0, 1)
-            ]
-        )
+        teacher: toy_faculty.gain(values, "toy@0", "transport", teacher)
         for teacher in results["teachers"]["toy@0"]
     }
     assert {p["teacher"]: p["gain"] for p in results["pairs"]} == pytest.approx(gain)
@@ -143,6 +132,7 @@ def test_a_killed_run_goes_on_and_other_scores_need_no_student(grid, flags, tmp_
         ({"scores": ("magic",)}, "`--scores` must be one of"),
         ({"scores": ("leep", "leep")}, "names 'leep' twice"),
         ({"scores": ("leep:level=task",)}, "setting of leep"),
+        ({"scores": ("otce:weight=1",)}, "`otce` has no settings"),
         ({"objective": "magic"}, "`objective` must be one of"),
         ({"objective": "pseudo_labels"}, "hears no teacher"),
         ({"objective": "kd"}, "hears no teacher of another label space"),

@@ -141,6 +141,33 @@ def test_published_numbers_follow_the_convention_of_their_field(table):
     assert compared >= 2
 
 
+# Ten ImageNet networks on Stanford Cars, as printed at github.com/thuml/Transfer-Learning-Library,
+# examples/model_selection/README.md: accuracy after fine-tuning; scores, Pearson, weighted tau.
+CARS = [91.0, 92.3, 91.7, 91.7, 92.0, 91.5, 91.5, 91.0, 91.0, 88.5]
+CARS_SCORES = {
+    "H-score": (
+        [41.47, 73.68, 72.94, 73.98, 76.17, 45.82, 63.4, 70.5, 51.12, 51.91],
+        *(0.503, 0.638),
+    ),
+    "LEEP": (
+        [-4.612, -4.268, -4.366, -4.281, -4.215, -4.437, -4.286, -4.319, -4.463, -4.423],
+        *(0.433, 0.703),
+    ),
+    "NCE": (
+        [-4.312, -4.11, -4.221, -4.218, -4.142, -4.271, -4.175, -4.151, -4.306, -4.338],
+        *(0.695, 0.750),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CARS_SCORES)
+def test_a_published_table_is_recomputed_from_its_own_numbers(name):
+    values, pearson, weighted_tau = CARS_SCORES[name]
+    # Of scores printed with three or four digits.
+    assert metrics.pearson(values, CARS) == pytest.approx(pearson, abs=2e-3)
+    assert metrics.weighted_kendall_tau(values, CARS) == pytest.approx(weighted_tau, abs=1e-3)
+
+
 def test_correlations_are_nan_where_undefined():
     for correlation in (
         metrics.pearson,

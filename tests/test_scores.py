@@ -22,7 +22,7 @@ NO_CLASSES = {"one class", "one example", "no example"}
 OF_ALL = NO_CLASSES | {"black box", "features that do not vary", "no feature"}
 LESS_THAN_ALL_CLASSES = NO_CLASSES | {*score_world.PUBLIC} - {"t10_many"}
 UNDEFINED = {
-    "transport": LESS_THAN_ALL_CLASSES | {"black box"},
+    "transport": LESS_THAN_ALL_CLASSES,
     "reference": LESS_THAN_ALL_CLASSES,
     "leep": {"no example"},
     "nce": {"no example"},

@@ -60,7 +60,7 @@ def test_faculty_equals_one_by_one(name):
     found = selection.score_faculty(score_fn, faculty, LABELS, CLASSES)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     # The black box alone is without a score of features; teacher 1 says nothing of itself.
-    of_features = ("transport", "logme", "hscore", "sfda", "parc", "knn")
+    of_features = ("logme", "hscore", "sfda", "parc", "knn")
     missing = {key: [2] for key in of_features} | {"source_accuracy": [1], "size": [1]}
     assert np.flatnonzero(np.isnan(found)).tolist() == missing.get(name, [])
 

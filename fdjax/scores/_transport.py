@@ -57,7 +57,7 @@ def transport(
     labels: Int[Array, " examples"],
     num_classes: int,
     *,
-    cost: Cost | Float[Array, "teacher_classes num_classes"] = "centres",
+    cost: Cost | Float[Array, "teacher_classes num_classes"] = "predictions",
     level: Literal["example", "task"] = "example",
     smoothing: float = 0.0,
     epsilon: float = 0.05,
@@ -74,10 +74,11 @@ def transport(
         outputs: What the teacher says of the examples.
         labels: Class of each example; unlabelled ones (-1) take no part.
         num_classes: Number of classes of the task.
-        cost: "centres" is the centred distance of the rows of the teacher's last layer to
-            the class centres of the task under its backbone; "predictions" is
-            -log P(label | teacher label), which a black box has too. Both are divided by
-            their largest entry, unless a label is left out. An array is taken as it is.
+        cost: "predictions" is -log P(label | teacher label), which a black box has too;
+            "centres" is the centred distance of the rows of the teacher's last layer to the
+            class centres of the task under its backbone, which foretold the student's gain
+            worse on the tuning tasks of experiments/README.md. Both are divided by their
+            largest entry, unless a label is left out. An array is taken as it is.
         level: "example" carries every prediction to the label of its example; "task"
             carries the mean prediction to the class frequencies, one problem a teacher.
         smoothing: Share of the target that is spread evenly over all classes, in [0, 1].
@@ -85,9 +86,9 @@ def transport(
         metric: Distance for "centres": "cosine", "sqeuclidean" or "euclidean".
         leave_one_out: Whether each label is judged by the cost of "predictions" that the other
             labels make, in nats. A cost that has seen the label it judges, divided by its
-            largest entry, favours teachers with many labels; on the tuning tasks of
-            experiments/README.md this foretold the student's gain far worse. Unused for a cost
-            of another kind and where a solver is.
+            largest entry, favours teachers with many labels; on the tuning tasks this foretold
+            the student's gain worse, too. Unused for a cost of another kind and where a solver
+            is.
 
     Returns:
         The score, in [-1, 0] for the two named costs; with a label left out in nats, <= 0, and

@@ -153,6 +153,10 @@ def standard_errors(found: Resamples) -> Float[Array, " teachers"]:
     return found.resampled.std(axis=0, ddof=1)
 
 
+def _check_level(level: float) -> None:
+    checks.require(0 < level < 1, f"`level` must lie between 0 and 1, got {level}.")
+
+
 def intervals(found: Resamples, *, level: float = 0.95) -> Float[Array, "teachers 2"]:
     """Lower and upper end of the normal interval about each score.
 
@@ -166,7 +170,7 @@ def intervals(found: Resamples, *, level: float = 0.95) -> Float[Array, "teacher
     Raises:
         InputError: If `level` is not a share.
     """
-    checks.require(0 < level < 1, f"`level` must lie between 0 and 1, got {level}.")
+    _check_level(level)
     margin = ndtri((1 + level) / 2) * standard_errors(found)
     return found.scores[:, None] + margin[:, None] * np.asarray([-1.0, 1.0], np.float32)
 
@@ -219,8 +223,6 @@ def bootstrap(
     labels: Int[Array | np.ndarray, " examples"],
     num_classes: int,
     *,
-    key: Array,
-    resamples: int = 200,
     level: float = 0.95,
     **settings: Any,
 ) -> Float[Array, "teachers 2"]:
@@ -231,19 +233,16 @@ def bootstrap(
         faculty: As for `score_faculty`.
         labels: Class of each example; at least two of each class.
         num_classes: Number of classes of the task.
-        key: Randomness.
-        resamples: Random halves of the examples of each class.
         level: Share of all cases in which an interval should hold the truth.
-        **settings: `batch_size` and `mesh` of `score_faculty`.
+        **settings: Of `resample`; `key` must be among them.
 
     Returns:
         Lower and upper end for each teacher; NaN where the score is.
 
     Raises:
-        InputError: As `resample`.
+        InputError: As `resample`, and if `level` is not a share.
     """
-    checks.require(0 < level < 1, f"`level` must lie between 0 and 1, got {level}.")
-    found = resample(
-        score_fn, faculty, labels, num_classes, key=key, resamples=resamples, **settings
-    )
+    # The resamples take long: a level that cannot be is refused before them.
+    _check_level(level)
+    found = resample(score_fn, faculty, labels, num_classes, **settings)
     return intervals(found, level=level)

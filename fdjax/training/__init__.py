@@ -12,6 +12,7 @@ from fdjax.training.steps import (
     no_teacher,
     observed,
 )
+from fdjax.training.together import fit_together
 
 __all__ = [
     "Augment",
@@ -21,6 +22,7 @@ __all__ = [
     "Teach",
     "TrainState",
     "fit",
+    "fit_together",
     "init_state",
     "make_compacted_step",
     "make_step",
