@@ -6,13 +6,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def device_mesh(axis: str = "teachers", num_devices: int | None = None) -> Mesh:
     """A one-axis mesh over the first `num_devices` devices (all by default)."""
     devices = jax.devices()[:num_devices]
     return Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """An equal part of an array's leading axis on each device of a mesh with one axis."""
+    return NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The whole of an array on every device of a mesh."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def over_leading_axis(function: Callable[[Any], Any], mesh: Mesh) -> Callable[[Any], Any]:
