@@ -320,14 +320,18 @@ class Lesson:
         if self.first is not None and self.method.name != "factor":
             begun = self._first.train(seed, own / "first", f"{text}, first stage")
             variables = begun.variables
-        return self._second(folder).train(seed, own / "last", text, variables).variables
+        return self.course(folder).train(seed, own / "last", text, variables).variables
 
     @functools.cached_property
     def _first(self) -> _workshop.Course:
         return self._first_course()
 
-    def _second(self, folder: Path) -> _workshop.Course:
-        """The course that ends in the student; the same one for all seeds."""
+    def course(self, folder: Path | None) -> _workshop.Course:
+        """The course that ends in the student; the same one for all seeds.
+
+        Args:
+            folder: As for `student`; None saves nothing.
+        """
         if self._last is not None:
             return self._last
         cost = paraphraser = None
@@ -335,7 +339,8 @@ class Lesson:
             cost = class_distances(self.scene)
         if self.method.name == "factor":
             seed = self.scene.workshop.config.seed
-            begun = self._first.train(seed, folder / "paraphraser", f"{self.method.text}, first")
+            place = None if folder is None else folder / "paraphraser"
+            begun = self._first.train(seed, place, f"{self.method.text}, first stage")
             paraphraser = begun.objective_params
         made = goal(self.method, self.scene, cost=cost, paraphraser=paraphraser)
         self._last = self._course(made)
