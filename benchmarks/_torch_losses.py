@@ -192,6 +192,8 @@ def kdsvd(trained: Tree, teacher: Tree, count: int = 1) -> Tensor:
             values, given = directions(given_map)
             values = F.normalize(values[:, :count], dim=1)[:, None]
             given = given[:, :, :count]
+            # As in our loss; the public code leaves the sign to the linear algebra.
+            given = torch.where(given.sum(dim=1, keepdim=True) < 0, -given, given)
         _, own = directions(own_map)
         cosine = torch.bmm(own[:, :, : count + 3].transpose(1, 2), given)
         nearest = cosine.abs().argmax(dim=1, keepdim=True)

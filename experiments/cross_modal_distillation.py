@@ -128,9 +128,7 @@ def run(config: Config) -> dict[str, Any]:
             for images in (np.asarray(workshop.images), workshop.test)
         )
         labels = np.asarray(task.train.labels), np.asarray(task.test.labels)
-        reached = _probe.accuracy(
-            (train, labels[0]), (test, labels[1]), task.num_classes, decay=config.probe_decay
-        )
+        reached = _probe.accuracy((train, labels[0]), (test, labels[1]), decay=config.probe_decay)
         return {MEASURE: reached}
 
     def untrained() -> _comparison.Train:

@@ -93,7 +93,6 @@ def run(config: Config) -> dict[str, Any]:
         probe = _probe.accuracy(
             (train, np.asarray(other.train.labels)),
             (test, np.asarray(other.test.labels)),
-            other.num_classes,
             decay=config.probe_decay,
         )
         return {OWN: workshop.accuracy(network.use, variables), OTHER: probe}

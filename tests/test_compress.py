@@ -11,7 +11,7 @@ from experiments import _comparison, _grid, _methods, _recipe, _workshop, compre
 from fdjax import checks
 
 # One with a bank, one with a first stage, and both terms of a preset.
-METHODS = ("kd", "crd+kd:temperature=0.1", "factor")
+METHODS = ("kd", "crd+kd:temperature=0.1", "abound")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers_and_with_more_methods(finished
         ({"methods": ("similarity",), "batch_size": 1}, "relates 2 images of a batch"),
         ({"methods": ("rkd",), "batch_size": 2}, "relates 3 images of a batch"),
         ({"methods": ("hint",)}, "`hint` is to take layer 2, but the student has 2 layers"),
-        ({"methods": ("attention",), "teacher": "convnet"}, "as many layers"),
+        ({"methods": ("attention",), "teacher": "resnet8"}, "as many layers"),
         ({"teacher": "oracle"}, "`network` must be one of"),
         ({"student": "mlp", "dtype": "bfloat16"}, "--dtype=bfloat16 is not for 'mlp'"),
         ({"devices": 5}, "--devices=5, but there are 4"),
