@@ -51,7 +51,7 @@ class Config(NamedTuple):
     steps: _method_steps.Pair = _method_steps.Pair()
     peak: float | None = None
     repeats: int = 10
-    budget: float = 4.0
+    budget: float = 2.0
     out: str | None = None
 
 
