@@ -17,9 +17,9 @@ TEACHER = "teacher"
 """Name of the row of a teacher."""
 
 METHODS_HELP = (
-    f"What students minimise: {', '.join(_methods.EVERY)}, or another with +kd; with settings as "
-    "name:setting=value, where ce, kd and weight are the weights of cross-entropy, Hinton's "
-    "distillation and the method. More may be named when a run goes on."
+    f"What students minimise: all, or {', '.join(_methods.EVERY)}, or another of these with +kd; "
+    "settings as name:setting=value, where ce, kd and weight are the weights of cross-entropy, "
+    "Hinton's distillation and the method. More may be named when a run goes on."
 )
 
 

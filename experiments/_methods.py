@@ -18,6 +18,7 @@ from fdjax.types import Batch, Outputs, Variables
 ALONE = "alone"
 """The student that hears no teacher; it stands in every table."""
 
+_ALL = "all"
 _WITH_KD = "+kd"
 _ONLY_KD = "kd"
 _WEIGHTS = {"ce": "gamma", "kd": "alpha", "weight": "beta"}
@@ -77,6 +78,8 @@ def parse_all(texts: Sequence[str]) -> list[Method]:
         InputError: If there is none, or one stands twice.
     """
     checks.require(bool(texts), "--methods is empty; name at least one.")
+    if tuple(texts) == (_ALL,):
+        texts = EVERY
     for place, text in enumerate(texts):
         checks.require(
             text not in texts[:place] and text != ALONE,
@@ -231,14 +234,16 @@ class Lesson:
         """Prepares nothing yet that takes time.
 
         Raises:
-            InputError: If a method with a first stage is to hear several teachers.
+            InputError: If the method cannot hear several teachers, or teaches labelled images
+                and there is none.
         """
         self.method, self.scene = method, scene
         self.first = objectives.FIRST_STAGES.get(method.name)
         self._last: _workshop.Course | None = None
+        of_one_teacher = (*objectives.FIRST_STAGES, "wkd_logits")
         checks.require(
-            self.first is None or not scene.teachers.parts,
-            f"the method `{method.name}` has a first stage with one teacher; leave it out of an "
+            method.name not in of_one_teacher or not scene.teachers.parts,
+            f"the method `{method.name}` prepares something of one teacher; leave it out of an "
             "ensemble.",
         )
         learns_by_labels = (*objectives.FIRST_STAGES, "dkd", "wkd_logits")

@@ -3,16 +3,17 @@
     python -m experiments.compress
     python -m experiments.compress --flagfile=experiments/studies/cifar100.flags
 
-Trains a teacher on the labels, then students alone and by every method: Hinton's distillation,
-contrastive representation distillation (CRD) and the objectives it was compared with, each with
-its published weights and, where it has one, its first stage. Teacher and student see the same
-changed images in each step. The number of a student is its accuracy after the last epoch, not
-its best one. Each finished student is a line of runs.jsonl and every network saves checkpoints:
-a run that was killed goes on by the same command, to the same numbers.
+Trains a teacher on the labels, then students alone and by several methods: Hinton's distillation,
+contrastive representation distillation (CRD) and the objectives it was compared with (all of them
+with --methods=all), each with its published weights and, where it has one, its first stage.
+Teacher and student see the same changed images in each step. The number of a student is its
+accuracy after the last epoch, not its best one. Each finished student is a line of runs.jsonl and
+every network saves checkpoints: a run that was killed goes on by the same command, to the same
+numbers.
 
-The second command is the published recipe, resnet32x4 to resnet8x4 on CIFAR-100, for a GPU. The
-first takes about COMMAND_TIME on two cores, with the embedded digits, on which all methods are
-about as good as the student alone. README.md beside this file has a study on photographs.
+The first command learns the embedded digits, on which all methods are about as good as the
+student alone; the second is the published recipe, resnet32x4 to resnet8x4 on CIFAR-100, for a GPU.
+README.md beside this file has a study on photographs, for two cores.
 """
 
 import dataclasses
@@ -31,7 +32,9 @@ class Config(_recipe.RecipeConfig):
 
     workdir: str = _run.flag("runs/compress", "Folder of results, checkpoints and report.")
     teacher: str = _run.flag("resnet20", "Teacher network.")
-    methods: tuple[str, ...] = _run.flag(_methods.EVERY, _comparison.METHODS_HELP)
+    methods: tuple[str, ...] = _run.flag(
+        ("kd", "hint", "attention", "similarity", "crd", "crd+kd"), _comparison.METHODS_HELP
+    )
 
 
 def run(config: Config) -> dict[str, Any]:

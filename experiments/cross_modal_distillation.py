@@ -10,8 +10,7 @@ hear the teacher, who sees the first side of the same images; no label of these 
 student is frozen, and a linear classifier is fitted to its features with the labels. Beside them
 stand an untrained network of the same kind, which hears nobody, and one that learnt from the
 labels themselves. A run that was killed goes on by the same command. By default brightness
-teaches edges on the embedded digits, in about COMMAND_TIME on two cores; README.md beside this
-file has a study of colour.
+teaches edges on the embedded digits; README.md beside this file has a study of colour.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ Trains some teachers on the labels, each from a start of its own, then students 
 that hear the first teacher only, and students that hear all of them at once: Hinton's
 distillation is then the mean over teachers, the objective of every other method the sum, as
 published for contrastive representation distillation. All runs have one recipe, and a run that
-was killed goes on by the same command. About COMMAND_TIME on two cores for the defaults, on the
-embedded digits; README.md beside this file has a study on photographs.
+was killed goes on by the same command. By default on the embedded digits; README.md beside this
+file has a study on photographs.
 """
 
 import dataclasses

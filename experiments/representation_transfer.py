@@ -9,8 +9,8 @@ student and fits a linear classifier on its features of another data set, whose 
 saw and whose classes are others. The classifier is the optimum of a penalised logistic
 regression, so it has no seed and no schedule. The table has the accuracy of each student on both
 data sets. A run that was killed goes on by the same command. By default one half of the digits'
-classes is the one data set and the other half the other, which takes about COMMAND_TIME on two
-cores; README.md beside this file has a study on photographs.
+classes is the one data set and the other half the other; README.md beside this file has a study
+on photographs.
 """
 
 import dataclasses

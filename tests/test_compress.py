@@ -160,6 +160,7 @@ def test_methods_have_published_weights_unless_others_are_given():
     found = _methods.parse("dkd:ce=0.5:kd=0.25:weight=2:beta=3")
     assert found.weights == (0.5, 0.25, 2.0) and found.settings == {"beta": 3.0}
     assert _methods.parse("kd:kd=0.5:temperature=2").weights == (0.1, 0.5, 0.0)
+    assert [one.text for one in _methods.parse_all(["all"])] == list(_methods.EVERY)
     assert set(_methods.EVERY) >= {"kd", "hint", "fsp", "kdsvd", "crd", "crd+kd", "dist", "uld"}
 
 

@@ -40,7 +40,7 @@ def test_an_ensemble_stands_beside_its_first_teacher(flags, tmp_path):
     ("changes", "message"),
     [
         ({"teachers": ("mlp",)}, "an ensemble has two at least"),
-        ({"methods": ("factor",)}, "`factor` has a first stage with one teacher"),
+        ({"methods": ("factor",)}, "`factor` prepares something of one teacher"),
         ({"methods": ("similarity",), "batch_size": 1}, "relates 2 images"),
     ],
 )
