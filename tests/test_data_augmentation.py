@@ -8,7 +8,7 @@ import pytest
 from fdjax import data
 from fdjax.checks import InputError
 from fdjax.data import preprocessing
-from fdjax.data.augmentation import AUGMENTATIONS, crop_flip, shift
+from fdjax.data.augmentation import AUGMENTATIONS, crop_flip, shift, shift_flip
 
 KEY = jax.random.key(0)
 IMAGES = jnp.arange(1.0, 60 * 4 * 3 * 2 + 1).reshape(60, 4, 3, 2)
@@ -42,9 +42,10 @@ def test_shift_moves_by_two_pixels_at_most_and_repeats_the_edge():
     assert set(rows) == set(columns) == {0, 1, 2, 3, 4}
 
 
-def test_crop_flip_moves_by_four_pixels_at_most_and_mirrors():
-    moved = np.asarray(crop_flip(KEY, IMAGES))
-    framed = np.pad(IMAGES, ((0, 0), (4, 4), (4, 4), (0, 0)))
+@pytest.mark.parametrize(("change", "far"), [(crop_flip, 4), (shift_flip, 2)])
+def test_photographs_move_so_many_pixels_at_most_and_are_mirrored(change, far):
+    moved = np.asarray(change(KEY, IMAGES))
+    framed = np.pad(IMAGES, ((0, 0), (far, far), (far, far), (0, 0)))
     straight, mirrored = windows_of(moved, framed), windows_of(moved[:, :, ::-1], framed)
     assert all(a or b for a, b in zip(straight, mirrored, strict=True))
     visible = [i for i in range(60) if moved[i].any()]
@@ -58,7 +59,8 @@ def test_changes_hang_on_the_key_alone_also_under_jit():
 
 
 def test_changes_have_names():
-    assert {"none": None, "shift": shift, "crop_flip": crop_flip} == AUGMENTATIONS
+    changes = {"none": None, "shift": shift, "crop_flip": crop_flip, "shift_flip": shift_flip}
+    assert changes == AUGMENTATIONS
 
 
 def test_the_student_s_images_become_the_teacher_s():

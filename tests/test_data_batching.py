@@ -2,10 +2,12 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fdjax import data
+from fdjax import data, sharding
 from fdjax.checks import InputError
 
 TASK = data.synthetic(num_classes=3, train_per_class=5)
@@ -118,3 +120,30 @@ def test_order_refuses():
     for settings in ({"num_examples": 0}, {"count": -1}, {"start": -1}, {"seed": -1}):
         with pytest.raises(InputError):
             data.order(**{"num_examples": 3, "count": 3, "seed": 0, **settings})
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_batches_of_images_on_the_device_are_the_same(start):
+    images, labels = jnp.asarray(PART.images, jnp.float32), jnp.asarray(PART.labels)
+    found = data.resident_batches(images, labels, 7, seed=3, start=start)
+    for own, other in zip(
+        take(found, 5), take(data.batches(PART, 7, seed=3, start=start), 5), strict=True
+    ):
+        jax.tree.map(np.testing.assert_array_equal, own, other)
+
+
+def test_batches_on_the_device_can_be_spread_over_several():
+    rows = sharding.by_rows(sharding.device_mesh("batch"))
+    images, labels = jax.device_put(
+        (np.asarray(PART.images, np.float32), PART.labels), sharding.everywhere(rows.mesh)
+    )
+    (batch,) = take(data.resident_batches(images, labels, 8, seed=3, sharding=rows), 1)
+    assert {shard.data.shape[0] for shard in batch.images.addressable_shards} == {2}
+    (whole,) = take(data.batches(PART, 8, seed=3), 1)
+    jax.tree.map(np.testing.assert_array_equal, batch, whole)
+    with pytest.raises(InputError, match="spread evenly over 4 devices"):
+        data.resident_batches(images, labels, 6, seed=3, sharding=rows)
+    with pytest.raises(InputError, match="`start` must not be negative"):
+        data.resident_batches(images, labels, 8, seed=3, start=-1)
+    with pytest.raises(InputError, match="the number of images"):
+        data.resident_batches(images[:0], labels[:0], 8, seed=3)

@@ -10,7 +10,7 @@ import oracle_files
 import pytest
 
 from fdjax import checks
-from fdjax.losses import relations
+from fdjax.losses import pairs, relations
 
 # Each program runs a few times on little: compiling it is the cost.
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -259,3 +259,18 @@ ONE, TWO, MAPS = np.zeros((1, 4)), np.zeros((2, 4)), np.zeros((2, 3, 3, 4))
 def test_bad_input_says_what_mends_it(name, arguments, settings, message, unchecked_types):
     with pytest.raises(checks.InputError, match=message):
         getattr(relations, name)(*arguments, **settings)
+
+
+def test_inner_products_are_a_product_with_all_its_derivatives():
+    """Also the second one and forward mode, against the plain product."""
+    rows, weights = jnp.asarray(draw(7, WIDTH)), jnp.asarray(draw(8, BATCH))
+
+    def total(product):
+        return lambda rows: jnp.sum(weights * product(rows) ** 2)
+
+    plain, ours = total(lambda rows: rows @ rows.T), total(pairs.inner_products)
+    for derivative in (jax.grad, jax.hessian, lambda f: jax.jvp(f, (rows,), (rows**2,))[1]):
+        wanted, found = (derivative(function) for function in (plain, ours))
+        if callable(wanted):
+            wanted, found = compiled(wanted)(rows), compiled(found)(rows)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

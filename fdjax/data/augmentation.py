@@ -37,9 +37,22 @@ def crop_flip(key: Key, images: Images) -> Images:
     return augment(images, key, padding=4, flip=True)
 
 
+def shift_flip(key: Key, images: Images) -> Images:
+    """Each image moved by up to two pixels, the mean colour behind it, and perhaps mirrored.
+
+    `crop_flip` for photographs of about 16 pixels.
+
+    Args:
+        key: Randomness.
+        images: Preprocessed images.
+    """
+    return augment(images, key, padding=2, flip=True)
+
+
 AUGMENTATIONS: Mapping[str, Callable[[Key, Images], Images] | None] = {
     "none": None,
     "shift": shift,
     "crop_flip": crop_flip,
+    "shift_flip": shift_flip,
 }
 """Changes by name, as `augment` of `training.make_step` takes them; None changes nothing."""

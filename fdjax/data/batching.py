@@ -1,11 +1,14 @@
 """Batches without end, in an order that is known beforehand from the seed alone."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from fdjax import checks
 from fdjax.data.tasks import Split, check_seed, philox
@@ -104,6 +107,57 @@ def batches(
         )
         streams.append(_Stream(rows, per_batch, permutation))
     return _generate(part, streams, start)
+
+
+def resident_batches(
+    images: Float[Array, "examples height width channels"],
+    labels: Int[Array, " examples"],
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Iterator[Batch]:
+    """The batches of `batches`, cut out of images that lie on the device already.
+
+    Nothing but the numbers of the rows goes from the host to the device at each step.
+
+    Args:
+        images: Preprocessed images, on the device or on each of several.
+        labels: Of each image, beside them.
+        batch_size: Rows of a batch, at least 1.
+        seed: Which order; >= 0.
+        start: Number of the first batch, >= 0.
+        sharding: How a batch is spread over devices; None for where the images are.
+
+    Raises:
+        InputError: Before the first batch, if a number is out of range, there is no image, or
+            the devices do not divide the batch.
+    """
+    checks.positive("batch_size", batch_size)
+    checks.positive("the number of images", len(images))
+    checks.require(start >= 0, f"`start` must not be negative, got {start}.")
+    check_seed(seed)
+    devices = 1 if sharding is None else sharding.num_devices
+    checks.require(
+        batch_size % devices == 0,
+        f"a batch of {batch_size} cannot be spread evenly over {devices} devices; choose a "
+        "multiple of their number.",
+    )
+    permutation = functools.lru_cache(maxsize=2)(
+        functools.partial(_permutation, len(images), seed, "all")
+    )
+    stream = _Stream(np.arange(len(images)), batch_size, permutation)
+    steps = itertools.count(start)
+    return (_cut(images, labels, stream.at(step).astype(np.int32), sharding) for step in steps)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _cut(
+    images: Array, labels: Array, rows: Array, sharding: jax.sharding.Sharding | None
+) -> Batch:
+    batch = Batch(jnp.take(images, rows, axis=0), jnp.take(labels, rows), rows)
+    return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
 
 
 def _generate(part: Split, streams: list[_Stream], start: int) -> Iterator[Batch]:

@@ -94,6 +94,25 @@ def unit(vectors: Float[Array, "*shape"], axis: int | tuple[int, ...] = -1) -> A
     return jnp.where(some, vectors * jax.lax.rsqrt(jnp.where(some, square, 1.0)), 0.0)
 
 
+@jax.custom_jvp
+def inner_products(rows: Float[Array, "batch features"]) -> Float[Array, "batch batch"]:
+    """Inner products of all pairs of rows.
+
+    Their matrix is symmetric, so its gradient takes one product, where the rule for a product of
+    two matrices takes two.
+    """
+    return jnp.matmul(rows, rows.T, precision=EXACT)
+
+
+@inner_products.defjvp
+def _inner_products_change(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Float[Array, "batch batch"], Float[Array, "batch batch"]]:
+    (rows,), (change,) = primals, tangents
+    half = jnp.matmul(change, rows.T, precision=EXACT)
+    return inner_products(rows), half + half.T
+
+
 def pooled(maps: Maps, size: tuple[int, int]) -> Maps:
     """Averages over windows that cover the maps, so that `size` positions remain.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fdjax import checks
-from fdjax.losses.pairs import EXACT, check_relations, unit
+from fdjax.losses.pairs import EXACT, check_relations, inner_products, unit
 
 
 def similarity(
@@ -37,8 +37,7 @@ def similarity(
     check_relations("similarity", student, teacher, vectors=False)
 
     def similarities(array: Float[Array, "batch ..."]) -> Float[Array, "batch batch"]:
-        flat = array.reshape(array.shape[0], -1)
-        return unit(jnp.matmul(flat, flat.T, precision=EXACT))
+        return unit(inner_products(array.reshape(array.shape[0], -1)))
 
     return jnp.mean((similarities(student) - similarities(teacher)) ** 2, axis=1)
 
@@ -88,7 +87,7 @@ def _relative_distances(features: Float[Array, "batch features"]) -> Float[Array
     batch = len(features)
     # Distances do not see the mean, but the rounding of the inner products does.
     centred = features - jax.lax.stop_gradient(features.mean(axis=0))
-    inner = jnp.matmul(centred, centred.T, precision=EXACT)
+    inner = inner_products(centred)
     length = jnp.diagonal(inner)
     square = length[:, None] + length - 2 * inner
     # Equal images are 1e-6 apart, as in the authors' code, and no gradient passes.
@@ -207,7 +206,7 @@ def pkt(
         some = square > 0
         length = jnp.sqrt(jnp.where(some, square, 1.0)) + epsilon
         direction = jnp.where(some, features / length, 0.0)
-        kernel = (jnp.matmul(direction, direction.T, precision=EXACT) + 1) / 2
+        kernel = (inner_products(direction) + 1) / 2
         return kernel / kernel.sum(axis=1, keepdims=True)
 
     wanted, got = probabilities(teacher), probabilities(student)

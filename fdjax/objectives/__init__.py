@@ -9,6 +9,7 @@ from fdjax.objectives.across_labels import transport
 from fdjax.objectives.base import Objective, weighted_sum
 from fdjax.objectives.classification import cross_entropy, kd
 from fdjax.objectives.contrastive import crd, crd_queue, info_nce
+from fdjax.objectives.ensembles import Part, ensemble, part_of, side_by_side
 from fdjax.objectives.features import (
     attention,
     correlation,
@@ -53,6 +54,7 @@ __all__ = [
     "OBJECTIVES",
     "PRESETS",
     "Objective",
+    "Part",
     "Weights",
     "abound",
     "attention",
@@ -65,6 +67,7 @@ __all__ = [
     "cross_entropy",
     "dist",
     "dkd",
+    "ensemble",
     "except_head",
     "extra_head",
     "factor",
@@ -77,6 +80,7 @@ __all__ = [
     "kd",
     "kdsvd",
     "nst",
+    "part_of",
     "pkt",
     "projected_kl",
     "pseudo_labels",
@@ -84,6 +88,7 @@ __all__ = [
     "refilled_classifier",
     "refilled_relations",
     "rkd",
+    "side_by_side",
     "similarity",
     "transport",
     "trusted_reference",

@@ -39,6 +39,15 @@ PRESETS: dict[str, Weights] = {
     "kdsvd": Weights(1.0, 0.0, 1.0),
     "crd": Weights(1.0, 0.0, 0.8),
     "crd+kd": Weights(1.0, 1.0, 0.8),
+    # Not in that script. The published weights of dkd and dist are settings of the objectives; a
+    # queue or a batch in the bank's place has its weight.
+    "crd_queue": Weights(1.0, 0.0, 0.8),
+    "info_nce": Weights(1.0, 0.0, 0.8),
+    "dkd": Weights(1.0, 0.0, 1.0),
+    "dist": Weights(1.0, 0.0, 1.0),
+    "wkd_logits": Weights(1.0, 0.0, 1.0),
+    "wkd_features": Weights(1.0, 0.0, 0.08),
+    "uld": Weights(1.0, 0.0, 1.5),
 }
 """By method; Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020 (the public
 script `run_cifar_distill.sh`, from resnet32x4 to resnet8x4 on CIFAR-100)."""
