@@ -6,9 +6,10 @@ For every task a student is taught by every teacher of a faculty, over several s
 the student alone is the truth. Then every score ranks the same teachers from the labelled images,
 and the table says how well: weighted tau, tau, Spearman, Pearson, what is lost by taking the
 teacher of the highest score (regret), and how many of the three best are among the first three
-(recall), each with its standard error over tasks. Each finished student is a line of runs.jsonl: a
-run that was killed goes on by the same command, and more tasks, seeds or scores train only what
-is missing. To choose settings, judge by --judge=unlabelled and compare variants:
+(recall), each with its standard error over tasks. Perceptrons of one task train side by side in
+one compiled program, other students on threads (see `_cohort`). Each finished student is a line
+of runs.jsonl: a run that was killed goes on by the same command, and more tasks, seeds or scores
+train only what is missing. To choose settings, judge by --judge=unlabelled and compare variants:
 --scores=transport,transport:cost=centres,transport:level=task,leep.
 
 README.md beside this file is a study made with it: what to expect, and the flags.

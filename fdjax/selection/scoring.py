@@ -148,11 +148,13 @@ def score_faculty(
     A second call with the same `score_fn` object and sizes reuses the compiled pass: make a
     `functools.partial` with settings once and keep it.
 
-    On a processor of two cores XLA's asynchronous dispatch (jax 0.10.2) has been seen to wait for
-    ever in scores that use LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the
-    environment prevents it, and the experiments set it. It does not on a `mesh` of several
-    simulated devices of one process: there teachers are scored one at a time, unless `batch_size`
-    says otherwise, or NPROC in the environment gives XLA two threads a device (NPROC=8 for four).
+    On a processor of two cores XLA (jax 0.10.2) has been seen to wait for ever in scores that use
+    LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the environment prevented it there,
+    and the experiments set it. It did not where two factorisations of one program did not wait
+    for each other: a score should make the second need the first, as `transrate` does. Nor does it
+    on a `mesh` of several simulated devices of one process: there teachers are scored one at a
+    time, unless `batch_size` says otherwise, or NPROC in the environment gives XLA two threads a
+    device (NPROC=8 for four).
 
     Args:
         score_fn: Score of one teacher, as in `scores.SCORES`.
