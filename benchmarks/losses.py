@@ -14,7 +14,8 @@ PyTorch's, and CRD is at least twice as fast.
 `--suite=steps` times one training step of a student by every method beside the step of a student
 alone, the teacher running live, and `--suite=throughput` says how many images a second one pair
 trains on by each of --methods, and what share that is of the device's peak: of --peak, in TFLOP/s,
-if it is given, and of what one large matrix product reaches. TIMES on two cores.
+if it is given, and of what one large matrix product reaches. The first command takes a
+minute and a half on two cores.
 """
 
 import importlib
@@ -38,6 +39,7 @@ class Config(NamedTuple):
 
     Attributes:
         suite: One of `SUITES`.
+        losses: To be timed alone; all if empty.
         sizes: Of the losses alone, and of batch and banks of the steps.
         steps: Networks and methods of the other two suites.
         peak: Of the device, in TFLOP/s; None if unknown.
@@ -47,6 +49,7 @@ class Config(NamedTuple):
     """
 
     suite: Literal["alone", "steps", "throughput"] = "alone"
+    losses: tuple[str, ...] = ()
     sizes: _loss_cases.Sizes = _loss_cases.Sizes()
     steps: _method_steps.Pair = _method_steps.Pair()
     peak: float | None = None
@@ -95,7 +98,10 @@ def alone(config: Config) -> list[dict[str, Any]]:
         print("no module torch; pip install torch for the column `torch`.")
         peers = None
     rows = []
-    for name, case in _loss_cases.cases(config.sizes).items():
+    cases = _loss_cases.cases(config.sizes)
+    for name in config.losses or cases:
+        checks.choice("losses", name, cases)
+        case = cases[name]
         compiling, seconds = _ours(case, config)
         row = {"loss": name, "milliseconds": 1e3 * seconds, "compile_seconds": compiling}
         if peers is not None and name in peers.LOSSES:
@@ -159,6 +165,7 @@ def run(config: Config) -> dict[str, Any]:
 def define_flags() -> None:
     """Defines the flags; called from the command line only, so that importing changes nothing."""
     flags.DEFINE_enum("suite", "alone", list(SUITES), "See the first lines of the module.")
+    flags.DEFINE_list("losses", [], "To be timed alone; all if empty.")
     flags.DEFINE_integer("batch", 64, "Images.", lower_bound=3)
     flags.DEFINE_integer("negatives", 16_384, "Of each image, in CRD.", lower_bound=1)
     flags.DEFINE_integer("examples", 50_000, "Rows of CRD's banks.", lower_bound=1)
@@ -182,6 +189,7 @@ def main(_: list[str]) -> None:
     run(
         Config(
             suite=given.suite,
+            losses=tuple(given.losses),
             sizes=_loss_cases.Sizes(
                 batch=given.batch, examples=given.examples, negatives=given.negatives
             ),
