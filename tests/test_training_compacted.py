@@ -282,7 +282,7 @@ def test_every_mode_works_with_every_objective(name, mode):
 @functools.cache
 def maps_of():
     """A network with maps and features, for objectives on these, and what it says of all images."""
-    network, variables = worlds.student("convnet", widths=(4, 4), dense=8)
+    network, variables = worlds.student("resnet", widths=(4, 4))
     return (network, variables), jax.jit(network)(variables, labelled().images)[0]
 
 
@@ -293,7 +293,7 @@ def test_hybrid_distillation_works_with_all_objectives(name):
     settings = {"cost": jnp.ones((3, 3)) - jnp.eye(3), "labels": labelled().labels}
     settings |= {"negatives": 32, "probabilities": jax.nn.softmax(signal.logits)[None]}
     settings |= {"log_beliefs": jax.nn.log_softmax(signal.logits)}
-    settings |= {"centres": jnp.eye(3, 8), "bank_size": 32}
+    settings |= {"centres": signal.features[:3]}
     if name == "factor":
         paraphraser = objectives.factor_paraphraser()
         examples = rows(*range(worlds.BATCH))
