@@ -43,9 +43,9 @@ def as_tensors(tree: Any, *, trained: bool) -> Any:
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """Tensors of a tree, in order."""
+    """Tensors of a tree, in the order of JAX: a mapping's by its keys."""
     if isinstance(tree, Mapping):
-        return [leaf for part in tree.values() for leaf in leaves(part)]
+        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
     if isinstance(tree, list):
         return [leaf for part in tree for leaf in leaves(part)]
     return [tree]
