@@ -6,7 +6,7 @@ the trees of `_loss_cases` as tensors, maps being channels first, and returns a 
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,15 @@ F: Any = importlib.import_module("torch.nn.functional")
 
 Tree = Mapping[str, Any]
 Tensor = Any
+
+
+def thread_counts() -> Iterator[int]:
+    """Counts of threads to try, each set while it is the loop's: all there are, then one."""
+    every = torch.get_num_threads()
+    for count in (every, 1):
+        torch.set_num_threads(count)
+        yield count
+    torch.set_num_threads(every)
 
 
 def as_tensors(tree: Any, *, trained: bool) -> Any:
@@ -34,9 +43,9 @@ def as_tensors(tree: Any, *, trained: bool) -> Any:
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """Tensors of a tree, in order."""
+    """Tensors of a tree, in the order of JAX: a mapping's by its keys."""
     if isinstance(tree, Mapping):
-        return [leaf for part in tree.values() for leaf in leaves(part)]
+        return [leaf for key in sorted(tree) for leaf in leaves(tree[key])]
     if isinstance(tree, list):
         return [leaf for part in tree for leaf in leaves(part)]
     return [tree]
