@@ -13,7 +13,7 @@ import pytest
 
 from fdjax import checkpoints, data, faculty, models
 from fdjax.checks import InputError
-from fdjax.faculty import observations, repository, running
+from fdjax.faculty import fitting, observations, running
 
 PREPROCESSING = data.Preprocessing(height=8, width=8, channels=1, mean=(0.5,), std=(0.25,))
 
@@ -420,4 +420,4 @@ def test_bad_requests_are_refused(root):
 def test_options_come_back_as_tuples():
     made = card(options={"widths": [6, 5]}, class_names=("a", "b"))
     assert made.options == {"widths": (6, 5)}
-    assert repository.network(made) == models.create("mlp", 2, widths=(6, 5))
+    assert fitting.network(made) == models.create("mlp", 2, widths=(6, 5))

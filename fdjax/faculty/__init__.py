@@ -27,12 +27,12 @@ from fdjax.faculty.foreign import register_onnx, register_state_dict
 from fdjax.faculty.kept import Keep
 from fdjax.faculty.observations import observe, observe_all
 from fdjax.faculty.pruning import Holding, holdings, prune
+from fdjax.faculty.recalled import participation
 from fdjax.faculty.records import Participation
 from fdjax.faculty.repository import (
     cards,
     create,
     load,
-    participation,
     register,
     register_outputs,
 )

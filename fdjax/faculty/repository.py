@@ -1,9 +1,7 @@
 """Teachers on disk: making the folder, registering, listing and loading them."""
 
-import functools
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,10 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
-from fdjax import checkpoints, checks, data, locks, models
-from fdjax.faculty import files, records
+from fdjax import checkpoints, checks, locks, models
+from fdjax.faculty import files, fitting, records
 from fdjax.faculty.cards import ONNX, Card, from_json, is_name, preprocessing_of, to_json
 from fdjax.types import Network, TeacherOutputs, Variables
 
@@ -76,7 +73,7 @@ def register(
             be written. The faculty is then as before.
     """
     variables = jax.tree.map(np.asarray, variables)
-    _check_fit(card, variables, f"the variables handed in for teacher {card.name!r}")
+    fitting.check_weights(card, variables, f"the variables handed in for teacher {card.name!r}")
     card = with_values(
         card, digest=_digest(variables), num_parameters=models.num_parameters(variables)
     )
@@ -124,7 +121,7 @@ def register_outputs(
         for name in ("probabilities", "features", "class_vectors")
         if given.get(name) is not None
     }
-    _check_outputs(card, arrays)
+    fitting.check_outputs(card, arrays)
     arrays["images_digest"] = np.asarray(images_digest, np.str_)
     card = with_values(card, digest=files.digest(arrays))
     return add(
@@ -221,27 +218,8 @@ def load(root: Root, name: str) -> tuple[Card, Network, Variables]:
         f"the weights of teacher {name!r} in {path} are not those of its card (their digest "
         "differs); restore them from a copy, or register the teacher again with `replace=True`.",
     )
-    _check_fit(card, variables, f"{path} of teacher {name!r}")
-    return card, models.frozen(network(card)), variables
-
-
-def participation(root: Root, name: str, task: data.Task) -> np.ndarray:
-    """How often each training image of a task took part while a teacher learnt from them.
-
-    Args:
-        root: A faculty.
-        name: Of the teacher.
-        task: The very task that it was trained for: images, labels and class names.
-
-    Returns:
-        Counts, in the order of the task's training images; see `regulation.significance`.
-
-    Raises:
-        InputError: If there is no such teacher, its training was not self-regulated, or it was
-            of another data set.
-    """
-    card = read_card(root, name)
-    return records.read(teacher_folder(root, name), name, card.digest, task.digest)
+    fitting.check_weights(card, variables, f"{path} of teacher {name!r}")
+    return card, models.frozen(fitting.network(card)), variables
 
 
 def load_outputs(root: Root, card: Card) -> dict[str, np.ndarray]:
@@ -266,7 +244,8 @@ def load_outputs(root: Root, card: Card) -> dict[str, np.ndarray]:
         arrays.get("images_digest", np.zeros(0)).dtype.kind == "U",
         f"{path} does not tell of which images it is; {mend}.",
     )
-    _check_outputs(card, {key: array for key, array in arrays.items() if key != "images_digest"})
+    given = {key: array for key, array in arrays.items() if key != "images_digest"}
+    fitting.check_outputs(card, given)
     return arrays
 
 
@@ -292,14 +271,6 @@ def load_onnx(root: Root, card: Card) -> bytes:
 def file_digest(content: bytes) -> str:
     """SHA-256 of a teacher that is one file, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def network(card: Card) -> nn.Module:
-    """The module of a teacher; equal for teachers of equal architecture and number of labels."""
-    try:
-        return models.create(card.architecture, len(card.class_names), **card.options)
-    except checks.InputError as error:
-        raise checks.InputError(f"card of teacher {card.name!r}: {error}") from error
 
 
 def teacher_folder(root: Root, name: str) -> Path:
@@ -355,71 +326,3 @@ def _digest(variables: Variables) -> str:
     return files.digest(
         {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _expected(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
-    """Shapes of the variables of a network."""
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: models.initialise(model, key, image_shape))
-
-
-def _check_fit(card: Card, variables: Variables, what: str) -> None:
-    """Refuses weights that are not of the card's network.
-
-    The head above all: a loader that silently cuts or redraws it gives a teacher of noise.
-    """
-    given = preprocessing_of(card)
-    image_shape = (given.height, given.width, given.channels)
-    checks.require("params" in variables, f"{what}: there is no collection `params`.")
-    rows = len(models.class_vectors(variables))
-    checks.require(
-        rows == len(card.class_names),
-        f"{what}: the last layer has {rows} rows, but the card names {len(card.class_names)} "
-        "classes; give the class names the network was trained with.",
-    )
-    expected = jax.tree_util.tree_leaves_with_path(_expected(network(card), image_shape))
-    wanted = {jax.tree_util.keystr(keys): leaf.shape for keys, leaf in expected}
-    found = {
-        jax.tree_util.keystr(keys): np.shape(leaf)
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    }
-    for name in sorted(set(wanted) | set(found)):
-        have, want = found.get(name, "nothing"), wanted.get(name, "nothing")
-        checks.require(
-            have == want,
-            f"{what}: {name} has shape {have}, but {card.architecture} with the card's options and "
-            f"image size has {want}; mend `architecture`, `options` or `preprocessing`.",
-        )
-
-
-def _check_outputs(card: Card, arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses outputs whose shapes or values cannot be those of the teacher."""
-    teacher, classes = f"of teacher {card.name}", len(card.class_names)
-    checks.require("probabilities" in arrays, f"the outputs {teacher} need `probabilities`.")
-    for name, array in arrays.items():
-        checks.choice(f"an output {teacher}", name, ("probabilities", "features", "class_vectors"))
-        checks.require(
-            array.dtype == np.float32, f"`{name}` {teacher} must be float32, got {array.dtype}."
-        )
-    probabilities = arrays["probabilities"]
-    checks.shape(f"probabilities {teacher}", probabilities, (None, classes))
-    for name, array in arrays.items():
-        checks.require(
-            bool(np.isfinite(array).all()),
-            f"`{name}` {teacher} hold NaN or infinity; make them again.",
-        )
-    sums = probabilities.sum(axis=-1)
-    checks.require(
-        bool((probabilities >= 0).all()) and np.allclose(sums, 1.0, atol=1e-3),
-        f"`probabilities` {teacher} must be at least 0 and sum to 1 for each example; "
-        "hand in the softmax of its logits.",
-    )
-    features, vectors = arrays.get("features"), arrays.get("class_vectors")
-    width = None
-    if features is not None:
-        checks.shape(f"features {teacher}", features, (len(probabilities), None))
-        width = features.shape[1]
-    if vectors is not None:
-        checks.shape(f"class_vectors {teacher}", vectors, (classes, width))
-    checks.require(math.prod(probabilities.shape) > 0, f"the outputs {teacher} are of no example.")

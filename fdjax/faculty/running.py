@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from fdjax import models
-from fdjax.faculty import onnx_files, repository
+from fdjax.faculty import fitting, onnx_files, repository
 from fdjax.faculty.cards import ONNX, Card
 from fdjax.faculty.repository import Root
 from fdjax.types import Variables
@@ -41,7 +41,7 @@ def runner(root: Root, card: Card) -> Runner:
         ready = onnx_files.network(card, repository.load_onnx(root, card))
         return Runner(ready.answer, None, ready.batch_size)
     card, _, variables = repository.load(root, card.name)
-    model, on_device = repository.network(card), jax.device_put(variables)
+    model, on_device = fitting.network(card), jax.device_put(variables)
 
     def answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         probabilities, features = _forward(model, on_device, images)
