@@ -104,6 +104,7 @@ def test_the_main_job_writes_results_report_and_pictures(world):
     assert f"--dataset={config.dataset}" in Path(config.workdir, "flags.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(world):
     config = main_job(world, seeds=1, every_teacher=False, mixture=1, objective="transport")
     first = faculty_distillation.run(config)

@@ -116,6 +116,7 @@ def test_a_teacher_that_says_nothing_scores_the_entropy_of_the_classes():
     assert scores.leep(own, labels, 2) > -1e-5  # which every label of its own satisfies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["example", "task"])
 def test_solved_levels_ignore_padding_and_do_not_spread_nan(level):
     outputs, labels = teacher()

@@ -50,7 +50,10 @@ def test_permutations_keep_the_counts():
     np.testing.assert_allclose((mixed[:, 0] == 1).mean(), 0.5, atol=0.06)
 
 
-@pytest.mark.parametrize("name", ["leep", "reference", "knn"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("reference", "knn")]
+
+
+@pytest.mark.parametrize("name", ["leep", *SLOW])
 def test_one_pass_is_a_loop_over_teachers_and_labellings(name):
     score_fn = scores.SCORES[name]
     teachers = [teacher(0)[0], small(1), padded(teacher(2)[0])]

@@ -89,6 +89,7 @@ def test_steps_lower_the_loss_and_raise_the_accuracy():
     assert records[-1]["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_labels_teaches_by_transport_without_any_label():
     _, untrained = worlds.student()
     assert worlds.accuracy_on_test_images(untrained) < 0.5
@@ -197,6 +198,7 @@ def test_weights_that_do_not_reach_every_example_are_found_out():
         run(lesson, 1)
 
 
+@pytest.mark.slow
 def test_the_statistics_of_a_residual_student_move():
     learner = worlds.student("resnet", widths=(4,))
     lesson = worlds.lesson(objectives.cross_entropy(), learner=learner, optimiser=SGD)

@@ -16,6 +16,7 @@ from fdjax.transport import direct_sum
 from fdjax.transport.solver import check_problem
 
 PROBLEMS = sorted(path.stem for path in (Path(__file__).parent / "oracles/ot").glob("p*.npz"))
+QUICK = ("p05", "p13", "p16")  # compared in float32 by default too
 
 
 def problem(seed=0, batch=6, source=7, target=5, spread=2.0):
@@ -63,7 +64,10 @@ def relative_potentials(stored, solution, k):
     return (found - np.where(mass, base, 0))[mass], known[mass]
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    "name",  # in x64 all of them are compared by default
+    [pytest.param(name, marks=[] if name[:3] in QUICK else pytest.mark.slow) for name in PROBLEMS],
+)
 def test_float32_agrees_with_the_oracle(name):
     stored, solved = solve_oracle(name, jnp.float32, threshold=5e-6, max_iterations=5000)
     for k, solution in solved:
@@ -113,7 +117,7 @@ def test_oracle_gradients_by_the_envelope_theorem(x64):
         np.testing.assert_allclose(gradient[0], stored["grad_objective_wrt_logits_b"][k], atol=1e-8)
 
 
-@pytest.mark.parametrize("entropy", ["plain", "relative"])
+@pytest.mark.parametrize("entropy", [pytest.param("plain", marks=pytest.mark.slow), "relative"])
 def test_gradients_against_finite_differences(x64, entropy):
     cost, a, b = (jnp.asarray(x, jnp.float64) for x in problem())
     logits = jnp.log(a), jnp.log(b)
@@ -145,6 +149,7 @@ def test_closed_form_to_labels_by_hand_and_against_the_solver():
     assert jnp.isnan(unlabelled[1]) and not jnp.isnan(unlabelled[0])
 
 
+@pytest.mark.slow
 def test_total_variation_is_the_limit_of_the_discrete_metric():
     _, a, b = problem(source=5)
     solution = transport.solve(1.0 - jnp.eye(5), a, b, epsilon=0.02)
@@ -223,6 +228,7 @@ def test_a_constant_in_the_start_costs_no_digits():
     np.testing.assert_allclose(warm.transport_cost, cold.transport_cost, rtol=1e-4)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 1.0]), st.floats(0.5, 4.0))
 def test_symmetry_permutation_shift_and_bounds(seed, epsilon, spread):
