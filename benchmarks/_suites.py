@@ -110,6 +110,7 @@ def overview(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {"case": case["title"].replace(" of the mean cost", "").removesuffix(" teachers")}
             | {name: ours.get(name) for name in _OVERVIEW}
             | {name: longer(row) for name, row in peers.items()}
+            | {"note": ours.get("note")}
         )
     return rows
 
