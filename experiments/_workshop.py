@@ -101,6 +101,11 @@ class Workshop:
         """How an array with a row for each image of a batch, or of the data, is spread."""
         return None if self.mesh is None else sharding.by_rows(self.mesh)
 
+    def learner(self, architecture: str) -> Learner:
+        """A network for the task of this workshop, see `learner`."""
+        classes, shape = self.task.num_classes, self.image_shape
+        return learner(architecture, classes, shape, dtype=self.config.dtype)
+
     def unlabelled(self) -> "Workshop":
         """The same images, of none of which the label is known."""
         other = object.__new__(Workshop)

@@ -43,10 +43,7 @@ def run(config: Config) -> dict[str, Any]:
     methods = _methods.parse_all(config.methods)
     task = _recipe.task(config)
     workshop = _workshop.Workshop(task, config)
-    student, teacher = (
-        _workshop.learner(name, task.num_classes, workshop.image_shape, dtype=config.dtype)
-        for name in (config.student, config.teacher)
-    )
+    student, teacher = map(workshop.learner, (config.student, config.teacher))
     shapes = _methods.of_one(teacher, _workshop.shapes(teacher))
     _comparison.check(workshop, student, methods, shapes)
     book = _comparison.ledger(config, digest=task.digest)

@@ -49,10 +49,7 @@ def run(config: Config) -> dict[str, Any]:
     methods = _methods.parse_all(config.methods)
     task = _recipe.task(config)
     workshop = _workshop.Workshop(task, config)
-    student, *teachers = (
-        _workshop.learner(name, task.num_classes, workshop.image_shape, dtype=config.dtype)
-        for name in (config.student, *config.teachers)
-    )
+    student, *teachers = map(workshop.learner, (config.student, *config.teachers))
     image = jax.ShapeDtypeStruct((1, *workshop.image_shape), jnp.float32)
 
     def all_of(variables: list[Variables]) -> _methods.Teachers:
