@@ -36,6 +36,18 @@ def test_single_precision_is_enough(name):
     np.testing.assert_allclose(found, data["logme_exact_max"], atol=2e-6)
 
 
+def test_single_precision_bears_an_outlier_and_double_beside_it(x64):
+    rng = np.random.default_rng(0)
+    labels = jnp.arange(100) % 5
+    features = rng.standard_normal((100, 16)) + 0.5 * rng.standard_normal((5, 16))[labels]
+    features[0] *= 300
+    single = logme(outputs_of(jnp.asarray(features, jnp.float32)), labels, 5)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(
+        single, logme(outputs_of(jnp.asarray(features)), labels, 5), atol=2e-4
+    )
+
+
 def test_matches_scipy_on_a_wide_problem(x64):
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(12, 20)), np.arange(12) % 2
