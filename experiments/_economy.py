@@ -28,6 +28,8 @@ PEERS = ("uniform", "shorter", *KEPT[:1], *CHOSEN, *KEPT[1:])
 
 BY_SHARE = "share"
 """The confidence that adapts itself, so that as many take part as there is room for."""
+BY_ERROR = "error"
+"""The confidence that falls with the share of candidates that the student gets wrong."""
 
 # The share of the steps after which a proxy's errors are looked at: "early in training".
 _EARLY = 0.25
@@ -41,7 +43,7 @@ class Job(NamedTuple):
         teacher: Digest of its teacher, so that a grid can go on with more data sets.
         method: One of `MODES` or `PEERS`.
         share: Of the samples of a full run that it may back-propagate.
-        confidence: A number as text, `BY_SHARE`, or empty where it does not matter.
+        confidence: As `check_confidence` knows it, or empty where it does not matter.
         refresh: Steps from one fresh look at the candidates to the next; 0 where none is needed.
         seed: Of the student.
     """
@@ -179,7 +181,7 @@ class Place:
         optimiser = self._optimiser(school.budget.steps)
         rule: float | regulation.Threshold | None = None
         if method in REGULATED:
-            rule = _rule(confidence, share)
+            rule = _rule(confidence, share, school.budget.steps)
         step = training.make_compacted_step(
             school.student,
             school.teach,
@@ -303,21 +305,27 @@ class Place:
         return Outcome(judged[0], judged[1], used, seconds)
 
 
-def _rule(confidence: str, share: float) -> float | regulation.Threshold:
+def _rule(confidence: str, share: float, steps: int) -> float | regulation.Threshold:
     """The confidence of a step in which a share of the candidates finds room."""
-    if confidence != BY_SHARE:
-        return float(confidence)
-    return regulation.by_share(share) if share < 1 else 1.0
+    if confidence == BY_SHARE:
+        return regulation.by_share(share) if share < 1 else 1.0
+    if confidence == BY_ERROR:
+        return regulation.by_error(1.0)
+    start, _, end = confidence.partition(":")
+    return regulation.annealed(float(start), float(end), steps) if end else float(start)
 
 
 def check_confidence(text: str) -> None:
-    """Refuses what is neither a number in [0, 1] nor `BY_SHARE`."""
-    if text == BY_SHARE:
+    """Refuses what is no number, no START:END (both in [0, 1]), and no rule that adapts itself."""
+    if text in (BY_SHARE, BY_ERROR):
         return
     try:
-        value = float(text)
+        values = [float(end) for end in text.split(":")]
     except ValueError:
-        raise checks.InputError(
-            f"--confidences must be numbers or {BY_SHARE!r}, got {text!r}."
-        ) from None
-    checks.in_range("--confidences", value, 0.0, 1.0)
+        values = []
+    checks.require(
+        len(values) in (1, 2),
+        f"--confidences must be numbers, START:END, {BY_SHARE!r} or {BY_ERROR!r}; got {text!r}.",
+    )
+    for value in values:
+        checks.in_range("--confidences", value, 0.0, 1.0)

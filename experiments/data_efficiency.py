@@ -84,8 +84,9 @@ class Config:
     )
     confidences: tuple[str, ...] = _run.flag(
         ("0.9", "share"),
-        "Confidences at which a sample rests while the student learns, in [0, 1]; share adapts it "
-        "until as many take part as may be used.",
+        "Confidences at which a sample rests while the student learns, in [0, 1]; START:END goes "
+        "from one to the other, share adapts it until as many take part as may be used, error lets "
+        "it fall with the student's errors.",
     )
     refreshes: tuple[int, ...] = _run.flag(
         (1,),

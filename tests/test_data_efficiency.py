@@ -103,13 +103,14 @@ def test_across_labels_the_significance_is_the_transport_cost(flags, tmp_path):
         "objective": "transport",
         "modes": ("hybrid",),
         "peers": ("subset",),
-        "confidences": ("share",),
+        "confidences": ("share", "error", "0.5:0.9"),
         "refreshes": (4,),
         "seeds": 1,
     }
     config = data_efficiency.Config(**own)
     results = data_efficiency.run(config)
     assert [row["method"] for row in results["rows"]] == ["none", "hybrid", "subset"]
+    assert len(results["runs"]) == 1 + 3 + 1
     (name,) = data_efficiency.teachers(config, config.root)
     task, held_out = data_efficiency.task_of(config, config.datasets[0])
     assert task.num_classes == 2 and (task.train.labels < 0).any() and len(held_out) > 0
@@ -194,7 +195,9 @@ def test_the_confidence_is_chosen_by_images_held_out_and_not_by_test_images():
         ({"shares": (0.01,)}, "is no sample; raise one"),
         ({"shares": ()}, "--shares is empty"),
         ({"shares": (0.5, 0.5)}, "--shares names one value twice"),
-        ({"confidences": ("high",)}, "must be numbers or 'share'"),
+        ({"confidences": ("high",)}, "must be numbers, START:END"),
+        ({"confidences": ("0.1:0.5:0.9",)}, "must be numbers, START:END"),
+        ({"confidences": ("0.5:1.5",)}, "must lie in"),
         ({"confidences": ("1.5",)}, "must lie in"),
         ({"confidences": ()}, "need --confidences"),
         ({"refreshes": (0,)}, "--refreshes must lie in"),
