@@ -88,6 +88,8 @@ CLAIMS = (
     case(100, 100, 0.02, domain="wide"),
     case(1000, 100, 0.02, domain="wide"),
     case(100, 100, 0.005, spread=PEAKED, peers=("ott_fixed", "pot_exact")),
+    case(100, 100, 0.02, domain="kernel"),
+    case(1000, 100, 0.02, domain="kernel"),
 )
 
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {"claims": lambda: CLAIMS, "grid": grid}
@@ -147,10 +149,11 @@ def verdicts(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             measured = first[peer]["ratio"] if ready else "left out"
             found.append(_verdict(claim, speeds[peer], measured, above=True))
     shares = (
-        *(("kernel", 0, 0.6), ("kernel", 1, 0.8), ("log", 2, 0.4), ("log", 3, 0.6)),
-        *(("wide", 6, 0.4), ("wide", 7, 0.6)),
+        *(("auto", 0, 0.6), ("auto", 1, 0.8), ("kernel", 9, 0.6), ("kernel", 10, 0.8)),
+        *(("wide", 6, 0.4), ("wide", 7, 0.6), ("log", 2, 0.4), ("log", 3, 0.6)),
     )
     against = {
+        "auto": ("square", "pair"),
         "kernel": ("square", "pair"),
         "wide": ("pair", "double"),
         "log": ("pair", "vectors"),

@@ -182,7 +182,9 @@ class FakeSolution(NamedTuple):
 def test_iterations_that_were_run(iterations, domain, mode, run):
     solution = FakeSolution(np.asarray(iterations), np.asarray(domain))
     assert _solvers._mode(solution) == mode
-    assert _solvers._iterations_run(solution) == run
+    assert _solvers._iterations_run(solution, "auto") == run
+    if mode == "log":  # a forced wide domain, unlike the others beyond the kernel, is one batch
+        assert _solvers._iterations_run(solution, "wide") == 80.0
 
 
 @pytest.mark.parametrize(("seconds", "slope"), [((7.0, 17.0), 0.1), ((7.0, 6.0), None)])
