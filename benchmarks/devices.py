@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import _timing
-from fdjax import checks, reports, scores, selection, sharding
+from fdjax import checks, processes, reports, scores, selection, sharding
 from fdjax.types import TeacherOutputs
 
 COLUMNS = (
@@ -97,7 +97,7 @@ def part(config: Config) -> list[dict[str, Any]]:
     for name in config.scores:
         seconds, values = [], np.zeros(0)
         for _ in range(config.repeats + 1):  # all processes do as many
-            sharding.meet(name)
+            processes.meet(name)
             start = time.perf_counter()
             values = np.asarray(
                 selection.score_faculty(functions[name], faculty, labels, config.classes, mesh=mesh)
@@ -113,7 +113,7 @@ def part(config: Config) -> list[dict[str, Any]]:
                 "values": values.tolist(),
             }
         )
-    sharding.meet("end")
+    processes.meet("end")
     return rows
 
 

@@ -20,13 +20,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments import _course, _goals, _run, _student, _task, _validation
+from experiments import _course, _devices, _goals, _run, _student, _task, _validation
 from fdjax import checks, data, objectives, reports, training
 from fdjax.data.augmentation import AUGMENTATIONS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_goals.ObjectiveConfig):
+class Config(_goals.ObjectiveConfig, _devices.DevicesConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/distil_student", "Folder of results and checkpoints.")
@@ -114,6 +114,7 @@ def run(config: Config) -> dict[str, Any]:
     """Trains the student; returns what results.json holds."""
     record = _run.Run(config)
     _student.check(config)
+    mesh = _devices.mesh(config, config.batch_size)
     choice = parsed(config)
     task, budget, validation = with_validation(config, _task.target(config))
     with record.stage("observe"):
@@ -129,6 +130,7 @@ def run(config: Config) -> dict[str, Any]:
         objectives.cross_entropy(),
         teach=training.observed if augment is None else training.no_teacher,
         augment=augment,
+        mesh=mesh,
     )
     with record.stage("distil"):
         lesson = _goals.Lesson(school, seen, config.cost, shares, config.seed)
