@@ -90,7 +90,7 @@ def part(config: Config) -> list[dict[str, Any]]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_num_cpu_devices", config.devices)
     if config.coordinator is not None:
-        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+        processes.join(config.coordinator, config.processes, config.process)
     faculty, labels = make_faculty(config)
     mesh = sharding.device_mesh() if config.processes * config.devices > 1 else None
     functions, rows = _functions(), []
@@ -113,7 +113,7 @@ def part(config: Config) -> list[dict[str, Any]]:
                 "values": values.tolist(),
             }
         )
-    processes.meet("end")
+    processes.part()
     return rows
 
 

@@ -67,5 +67,5 @@ def spread(
     def parts(start: int) -> Iterator[Batch]:
         return (sharding.joined(part, mesh) for part in batches(start, share=share))
 
-    state, teacher = sharding.put((state, teacher), sharding.everywhere(mesh))
+    state, teacher = sharding.put_rest((state, teacher), sharding.everywhere(mesh))
     return state, teacher, parts

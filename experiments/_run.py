@@ -92,7 +92,7 @@ def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
             with_cache(Path(config.workdir).parent / "compiled")
             _together(config)
             run(config)
-            processes.meet("end")
+            processes.part()
         except checks.InputError as error:
             # A name out of a file that somebody else made must not steer the terminal.
             words = reports.printable(str(error))
@@ -102,7 +102,7 @@ def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
         except BaseException as error:
             if processes.are_several():
                 traceback.print_exc()
-                processes.fail(f"{error!r}; see what it said last", 1)
+                processes.fail(f"{error!r}"[:300], 1)
             raise
         return 0
 

@@ -237,15 +237,7 @@ class Course:
         mesh = self.workshop.mesh
         if mesh is None:
             return state
-        # A bank that is spread over the devices stays so.
-        return jax.tree.map(
-            lambda leaf: (
-                leaf
-                if leaf.sharding.num_devices > 1
-                else sharding.put(leaf, sharding.everywhere(mesh))
-            ),
-            state,
-        )
+        return sharding.put_rest(state, sharding.everywhere(mesh))
 
     def train(
         self, seed: int, folder: Path | None, name: str, variables: Variables | None = None

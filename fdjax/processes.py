@@ -15,9 +15,11 @@ from jax.experimental import multihost_utils
 
 from fdjax import checks
 
-_FAILED = "fdjax/failed"
+_OVER = "fdjax/over"  # key of how it ended
 _YEAR = 31_536_000_000  # milliseconds
 _GRACE = 5.0  # seconds in which all come to know that one has failed
+_watchers: list[threading.Thread] = []
+"""The thread in which this process waits for the end, if it has joined others."""
 
 
 def check(coordinator: str | None, processes: int, process: int) -> None:
@@ -88,7 +90,8 @@ def join(coordinator: str, processes: int, process: int, *, patience: float = 30
         ) from error
     finally:
         late.cancel()
-    threading.Thread(target=_watch, daemon=True).start()
+    _watchers.append(threading.Thread(target=_watch, daemon=True))
+    _watchers[0].start()
 
 
 def is_first() -> bool:
@@ -98,7 +101,7 @@ def is_first() -> bool:
 
 def are_several() -> bool:
     """Whether this process has joined others."""
-    return distributed.global_state.client is not None
+    return bool(_watchers)
 
 
 def meet(place: str) -> None:
@@ -147,13 +150,25 @@ def agree(what: str, text: str) -> None:
     )
 
 
+def part() -> None:
+    """Waits until all processes have done their work; from then on each ends by itself."""
+    if not are_several():
+        return
+    meet("end")
+    if is_first():
+        client: Any = distributed.global_state.client
+        client.key_value_set(_OVER, "0 0 ")
+    # A thread that waits in C++ while Python ends would abort the process.
+    _watchers.pop().join()
+
+
 def fail(words: str, status: int) -> None:
     """Ends all processes with a status, the others with these words; returns if there are none."""
     if not are_several():
         return
     client: Any = distributed.global_state.client
     with contextlib.suppress(Exception):  # another has failed first
-        client.key_value_set(_FAILED, f"{status} {jax.process_index()} {words}")
+        client.key_value_set(_OVER, f"{status} {jax.process_index()} {words}")
     time.sleep(2 * _GRACE)  # `_watch` ends this process, too
     _end(status)
 
@@ -162,14 +177,18 @@ def _watch() -> None:
     """Ends this process when one of them fails; a thread, as the main one may wait in C++."""
     client: Any = distributed.global_state.client
     try:
-        status, process, words = client.blocking_key_value_get(_FAILED, _YEAR).split(" ", 2)
+        status, process, words = client.blocking_key_value_get(_OVER, _YEAR).split(" ", 2)
     except Exception:  # the others are gone, of which jax tells itself
+        return
+    if status == "0":
         return
     if int(process) != jax.process_index():
         print(f"error: process {process} failed: {words}", file=sys.stderr)
     with contextlib.suppress(Exception):
-        # Process 0 holds the words: nobody leaves before all have read them.
-        client.wait_at_barrier(_FAILED, int(1000 * _GRACE))
+        # Process 0 holds the words: nobody leaves before all have read them, and it leaves last,
+        # as jax aborts those who miss it.
+        client.wait_at_barrier(_OVER, int(1000 * _GRACE))
+        time.sleep(_GRACE / 5 if is_first() else 0.0)
     _end(int(status))
 
 

@@ -64,6 +64,16 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(one, tree)
 
 
+def put_rest(tree: Any, sharding: NamedSharding) -> Any:
+    """As `put`, but what lies on several devices already, such as a memory bank, stays there."""
+
+    def one(leaf: Any) -> Any:
+        there = isinstance(leaf, jax.Array) and leaf.sharding.num_devices > 1
+        return leaf if there else put(leaf, sharding)
+
+    return jax.tree.map(one, tree)
+
+
 def joined(parts: Any, mesh: Mesh) -> Any:
     """Arrays by rows over a mesh, of which each process has its own rows and no others.
 
