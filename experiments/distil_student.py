@@ -12,8 +12,9 @@ the leading teachers together. What the teachers say is read from the faculty; w
 The objective fine_tune is the upper reference: the teacher's own network with a new last layer,
 trained on the labelled images. With --validation some labelled images only judge the student,
 and the best state it went through is kept. It saves checkpoints; a run that was killed goes on
-with --resume to the same result bit for bit. About twenty seconds for the defaults on two
-cores; expect a test accuracy of 0.97.
+with --resume to the same result bit for bit. With --devices=0 each batch is spread over all
+devices, those of several hosts by one command a host, see README.md beside this file. About twenty
+seconds for the defaults on two cores; expect a test accuracy of 0.97.
 """
 
 import dataclasses
