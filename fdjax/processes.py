@@ -148,6 +148,7 @@ def agree(what: str, text: str) -> None:
         f"process {jax.process_index()} has other {what} than process 0: {text} and not {first}; "
         "give all processes the same.",
     )
+    meet(what)  # or process 0 would go on until it hears of it
 
 
 def part() -> None:

@@ -210,11 +210,13 @@ def test_one_command_a_host_trains_a_student(tmp_path):
     assert all(f"test accuracy: {alone['accuracy']:.3f}" in text for text in said)
 
     address = free_address()
-    one, other = distil(flags, "a", address), distil(flags, "b", address, learning_rate=0.5)
+    odd = tmp_path / "odd"
+    one, other = distil(flags, odd, address), distil(flags, odd, address, learning_rate=0.5)
     commands = [one(0), other(1)]
     said = run_ranks(commands.__getitem__, 2, timeout=240, status=2)
     assert "process 1 has other flags than process 0" in said[0]
-    refused = distil(flags, tmp_path / "odd", free_address(), batch_size=25)
+    assert not odd.exists()
+    refused = distil(flags, odd, free_address(), batch_size=25)
     for text in run_ranks(refused, 2, timeout=240, status=2):
         assert "--batch_size=25 cannot be spread evenly over 2 devices" in text
 

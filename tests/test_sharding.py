@@ -29,6 +29,27 @@ def test_rows_are_dealt_out_evenly_and_come_back():
     np.testing.assert_array_equal(jax.jit(doubled)(rows), 2 * rows)
 
 
+def test_what_each_process_has_is_joined_and_comes_back():
+    mesh = sharding.device_mesh()
+    rows = {"a": np.arange(8.0).reshape(8, 1), "b": np.arange(8)}
+    joined = sharding.joined(rows, mesh)
+    assert joined["a"].sharding.shard_shape((8, 1)) == (2, 1)
+    for name, values in rows.items():
+        np.testing.assert_array_equal(sharding.on_host(joined[name]), values)
+
+
+def test_the_rest_is_put_beside_what_is_spread_already():
+    mesh = sharding.device_mesh()
+    bank = sharding.put(np.arange(8.0), sharding.by_rows(mesh))
+    key = jax.random.key(3)
+    tree = {"bank": bank, "key": key, "step": np.int32(4)}
+    placed = sharding.put_rest(tree, sharding.everywhere(mesh))
+    assert placed["bank"] is bank and placed["step"].sharding.is_fully_replicated
+    assert sharding.is_random_key(placed["key"]) and not sharding.is_random_key(bank)
+    assert placed["key"].sharding.num_devices == 4
+    assert jax.random.uniform(placed["key"]) == jax.random.uniform(key)
+
+
 def test_too_few_threads_for_the_devices_are_noticed(monkeypatch):
     for threads, devices, short in (
         ("2", 2, True),
