@@ -40,7 +40,7 @@ from fdjax.selection import Found, Geometry, Index, Sketch, index, smallest
 from fdjax.selection.sketches import BLOCK
 from fdjax.transport import Domain, solve
 
-_BOUNDED, _SOLVED, _LOGGED = 1024, 128, 16  # teachers at a time
+_BOUNDED, _SOLVED, _LOGGED = 1024, 32, 16  # teachers at a time
 _WORTH_IT = 10  # how many times faster the second bound is than the third
 _ROUNDING = 1e-5  # of costs, of which R is the largest, in float32
 _COARSE = 2 * 2.0**-8 + 2.0**-16  # of |x||y|, in bfloat16
