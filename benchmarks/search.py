@@ -4,8 +4,8 @@
 
 Synthetic faculties of 1,000, 10,000 and 100,000 teachers of 20 to 100 labels, tasks of 20 classes,
 vectors of 32 dimensions. `search` is `scores.nearest` for the ten nearest teachers, `full` is
-`scores.sketch_costs`, the same solver on everyone, in the same batches (of 32, as suits the search;
-the full pass by itself would be a tenth faster in batches of 128); both answers are compared.
+`scores.sketch_costs`, the same solver on everyone, in the same batches, which suit the search (a
+full pass by itself would be somewhat faster in larger ones); both answers are compared.
 The sketches are of one of three kinds:
 
 * clustered: 20 domains of 25 groups of 40 classes. A teacher's labels are of two groups of one
