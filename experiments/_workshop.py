@@ -13,7 +13,7 @@ import optax
 
 from experiments import _devices
 from experiments._recipe import TEACHER_RATE, RecipeConfig
-from fdjax import checks, data, metrics, models, objectives, sharding, training
+from fdjax import checks, data, metrics, models, objectives, processes, sharding, training
 from fdjax.data.augmentation import AUGMENTATIONS
 from fdjax.types import Batch, Network, Outputs, TrainableNetwork, Variables
 
@@ -83,6 +83,7 @@ class Workshop:
         Raises:
             InputError: If there are not so many devices, or they do not divide a batch.
         """
+        processes.agree("data", given.digest)
         self.task, self.config = given, config
         self.preprocessing = data.native_preprocessing(given)
         train = data.preprocess(given.train.images, self.preprocessing)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments import _course, _devices, _goals, _run, _student, _task, _validation
-from fdjax import checks, data, objectives, reports, training
+from fdjax import checks, data, objectives, processes, reports, training
 from fdjax.data.augmentation import AUGMENTATIONS
 
 
@@ -117,7 +117,9 @@ def run(config: Config) -> dict[str, Any]:
     _student.check(config)
     mesh = _devices.mesh(config, config.batch_size)
     choice = parsed(config)
-    task, budget, validation = with_validation(config, _task.target(config))
+    target = _task.target(config)
+    processes.agree("data", target.digest)
+    task, budget, validation = with_validation(config, target)
     with record.stage("observe"):
         seen = _task.observe(config.root, task, keep=_task.keep_of(config.keep))
     checks.choice("--teacher", config.teacher, ("best", "mixture", *seen.names))

@@ -216,6 +216,12 @@ def test_one_command_a_host_trains_a_student(tmp_path):
     said = run_ranks(commands.__getitem__, 2, timeout=240, status=2)
     assert "process 1 has other flags than process 0" in said[0]
     assert not odd.exists()
+    (tmp_path / "more").mkdir()
+    more = toy_recipe.make(tmp_path / "more")["dataset"]
+    address = free_address()
+    one, other = distil(flags, odd, address), distil(flags, odd, address, dataset=more)
+    said = run_ranks([one(0), other(1)].__getitem__, 2, timeout=240, status=2)
+    assert "process 1 has other data than process 0" in said[0]
     refused = distil(flags, odd, free_address(), batch_size=25)
     for text in run_ranks(refused, 2, timeout=240, status=2):
         assert "--batch_size=25 cannot be spread evenly over 2 devices" in text
