@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import _timing
-from fdjax import checks, reports, scores, selection, sharding
+from fdjax import checks, processes, reports, scores, selection, sharding
 from fdjax.types import TeacherOutputs
 
 COLUMNS = (
@@ -90,14 +90,14 @@ def part(config: Config) -> list[dict[str, Any]]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_num_cpu_devices", config.devices)
     if config.coordinator is not None:
-        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+        processes.join(config.coordinator, config.processes, config.process)
     faculty, labels = make_faculty(config)
     mesh = sharding.device_mesh() if config.processes * config.devices > 1 else None
     functions, rows = _functions(), []
     for name in config.scores:
         seconds, values = [], np.zeros(0)
         for _ in range(config.repeats + 1):  # all processes do as many
-            sharding.meet(name)
+            processes.meet(name)
             start = time.perf_counter()
             values = np.asarray(
                 selection.score_faculty(functions[name], faculty, labels, config.classes, mesh=mesh)
@@ -113,7 +113,7 @@ def part(config: Config) -> list[dict[str, Any]]:
                 "values": values.tolist(),
             }
         )
-    sharding.meet("end")
+    processes.part()
     return rows
 
 

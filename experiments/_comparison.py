@@ -65,6 +65,7 @@ def ledger(config: Any, without: Iterable[str] = (), **more: Any) -> _ledger.Led
         InputError: If the file was begun with other flags.
     """
     free = {"workdir", "methods", "seeds", "data_dir", "save_epochs", *without}
+    free |= {field.name for field in dataclasses.fields(_run.HostsConfig)}
     flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in free}
     return _ledger.Ledger(Path(config.workdir) / "runs.jsonl", Job, flags | more)
 

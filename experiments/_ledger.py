@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fdjax import checks, reports
+from fdjax import checks, processes, reports
 
 
 class Ledger:
-    """Value of each finished job, a JSON line each, behind a first line with the flags."""
+    """Value of each finished job, a JSON line each, behind a first line with the flags.
+
+    Of several processes the first one reads and writes; the others know what it knows.
+    """
 
     def __init__(
         self,
@@ -36,11 +39,13 @@ class Ledger:
         self.values: dict[Any, Any] = {}
         self._lines = [json.dumps({"flags": flags})]
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            mine = processes.is_first() and path.exists()
+            text = path.read_text(encoding="utf-8") if mine else ""
         except (OSError, UnicodeDecodeError) as error:
             raise checks.InputError(
                 f"{path} cannot be read ({error}); restore it or choose another --workdir."
             ) from error
+        text = processes.text_of_first(text)
         # What follows the last line's end was cut off by a kill: that job is done again.
         lines = text.split("\n")[:-1]
         if not lines:
@@ -67,6 +72,8 @@ class Ledger:
 
     def begin(self) -> None:
         """Writes the file anew, without a line that was cut off; its folder must exist."""
+        if not processes.is_first():
+            return
         reports.write_text(self.path, "".join(f"{line}\n" for line in self._lines))
 
     def add(self, job: Any, value: Any) -> None:
@@ -76,6 +83,9 @@ class Ledger:
             InputError: If it cannot be written; the file is then as before.
         """
         line = json.dumps(job._asdict() | {"value": value})
+        if not processes.is_first():
+            self.values[job] = value
+            return
         with self._lock, checks.writing(self.path):
             with self.path.open("ab", buffering=0) as file:
                 whole = file.seek(0, os.SEEK_END)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from experiments import _run, _task
+from experiments import _devices, _run, _task
 from fdjax import data, models
 
 _DRAW_SEED = 191010699
@@ -12,7 +12,7 @@ _TEACHING_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeConfig:
+class RecipeConfig(_devices.DevicesConfig):
     """Flags of every experiment in one label space."""
 
     dataset: str = _run.flag(
@@ -62,7 +62,6 @@ class RecipeConfig:
     dtype: Literal["float32", "bfloat16"] = _run.flag(
         "float32", "Type in which networks compute their maps; weights and losses are float32."
     )
-    devices: int = _run.flag(1, "Devices over which each batch is spread; 0 for all.", low=0)
     negatives: int = _run.flag(
         0,
         "Negatives of each image in crd, the length of the queue in crd_queue; 0 for a third of "

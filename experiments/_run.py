@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import time
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import jax
 from absl import app, flags, logging
 
-from fdjax import checks, locks, reports
+from fdjax import checks, locks, processes, reports
 
 _PACKAGES = (
     *("fdjax", "jax", "jaxlib", "flax", "optax", "ott-jax", "orbax-checkpoint"),
@@ -29,6 +30,17 @@ _PACKAGES = (
 def flag(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A field of a Config: default, help text with its unit, and bounds of a number."""
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """Flags of every experiment that several processes can run together, see `main`."""
+
+    coordinator: str | None = flag(
+        None, "HOST:PORT of process 0, where several processes do the work, one a host."
+    )
+    processes: int = flag(1, "How many processes there are.", low=1)
+    process: int = flag(0, "Which of them this is; 0 writes the results.", low=0)
 
 
 def check(config: Any) -> None:
@@ -51,10 +63,16 @@ def check(config: Any) -> None:
         options = _options(kinds[field.name])
         if options:
             checks.choice(f"--{field.name}", value, options)
+    if isinstance(config, HostsConfig):
+        processes.check(config.coordinator, config.processes, config.process)
 
 
 def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
-    """Runs an experiment as a command: flags in, `run(Config)`, a mistake as one sentence."""
+    """Runs an experiment as a command: flags in, `run(Config)`, a mistake as one sentence.
+
+    By the flags of `HostsConfig` several processes run it together: all compute, the first writes,
+    and they end together with one status, whoever of them fails.
+    """
     _define_flags(config_type)
 
     def command(arguments: list[str]) -> int:
@@ -72,11 +90,20 @@ def main(run: Callable[[Any], dict[str, Any]], config_type: type) -> None:
         try:
             config = config_type(**values)
             with_cache(Path(config.workdir).parent / "compiled")
+            _together(config)
             run(config)
+            processes.part()
         except checks.InputError as error:
             # A name out of a file that somebody else made must not steer the terminal.
-            print(f"error: {reports.printable(str(error))}", file=sys.stderr)
+            words = reports.printable(str(error))
+            print(f"error: {words}", file=sys.stderr)
+            processes.fail(words, 2)
             return 2
+        except BaseException as error:
+            if processes.are_several():
+                traceback.print_exc()
+                processes.fail(f"{error!r}"[:300], 1)
+            raise
         return 0
 
     app.run(command)
@@ -92,31 +119,27 @@ def with_cache(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def join(coordinator: str, processes: int, process: int) -> None:
-    """Makes this process one of several, whose devices are then those of one program.
+_OF_A_HOST = ("process", "workdir", "root", "data_dir", "dataset")
+"""Flags that may differ between processes: paths may be others on another host."""
 
-    Called before anything is computed, in every process. It waits until all have come.
 
-    Args:
-        coordinator: HOST:PORT of process 0, that all can reach.
-        processes: How many there are.
-        process: Which one this is; 0 is the one that writes.
-
-    Raises:
-        InputError: If `process` is none of them, or not all come.
-    """
-    checks.in_range("--process", process, 0, processes - 1)
-    try:
-        jax.distributed.initialize(coordinator, num_processes=processes, process_id=process)
-    except (RuntimeError, ValueError) as error:
-        raise checks.InputError(
-            f"process {process} of {processes} could not join the others at {coordinator} "
-            f"({error}); start all of them within five minutes, with the same --coordinator."
-        ) from error
+def _together(config: Any) -> None:
+    """Joins this process with the others, if there are any, and sees that all do the same."""
+    check(config)
+    if not isinstance(config, HostsConfig) or config.coordinator is None:
+        return
+    processes.join(config.coordinator, config.processes, config.process)
+    same = dataclasses.asdict(config)
+    same = {name: value for name, value in same.items() if name not in _OF_A_HOST}
+    processes.agree("flags", str(same))
 
 
 class Run:
-    """The record of one run: its workdir, its flags and versions, and seconds by stage."""
+    """The record of one run: its workdir, its flags and versions, and seconds by stage.
+
+    Of several processes the first one has the workdir, and its lock. The others write what they
+    write into a folder that is gone when they end.
+    """
 
     def __init__(self, config: Any):
         """Checks the config and the workdir before any work is done.
@@ -128,7 +151,12 @@ class Run:
         check(config)
         self.flags: dict[str, Any] = dataclasses.asdict(config)
         self.workdir = Path(config.workdir).resolve()
-        if jax.process_index() > 0:  # of several processes the first one writes
+        checks.require(
+            jax.process_count() == self.flags.get("processes", 1),
+            "several processes must join before anything else: start each by its command, with "
+            "--coordinator, --processes and --process.",
+        )
+        if not processes.is_first():
             self._own = tempfile.TemporaryDirectory(prefix="fdjax-")
             self.workdir = Path(self._own.name)
         self.seconds: dict[str, float] = {}

@@ -108,7 +108,7 @@ def find(
         tuple(names[place] for place in found.positions),
         tuple(float(cost) for cost in found.costs),
         found.total,
-        found.bounded,
+        found.bounded[-1],
         found.solved,
         time.perf_counter() - start,
     )

@@ -19,7 +19,7 @@ import optax
 from flax import linen as nn
 from tqdm import tqdm
 
-from experiments import _run, _task, _validation
+from experiments import _devices, _run, _task, _validation
 from fdjax import checks, crossfit, data, faculty, metrics, models, objectives, training
 from fdjax.faculty.cards import preprocessing_of
 from fdjax.types import Batch, Variables
@@ -84,6 +84,7 @@ class School:
         teach: training.Teach = training.observed,
         augment: training.Augment | None = None,
         confidence: float | None = None,
+        mesh: jax.sharding.Mesh | None = None,
     ):
         """Preprocesses the images and makes the step.
 
@@ -96,8 +97,10 @@ class School:
             augment: As for `training.make_step`; it meets the images as preprocessed for the
                 student. Beliefs are of the unchanged images.
             confidence: As for `training.make_step`; participation is then counted.
+            mesh: Devices over which `teach_one` spreads each batch, of this process or of several;
+                None for one.
         """
-        self.task, self.budget, self.objective = task, budget, objective
+        self.task, self.budget, self.objective, self.mesh = task, budget, objective, mesh
         self.teach, self.augment, self.confidence = teach, augment, confidence
         # A fixed share only where there are unlabelled images too.
         self.labelled_a_step = budget.labelled if (task.train.labels < 0).any() else None
@@ -223,7 +226,7 @@ class School:
                 )
             return self._log_beliefs[seed]
 
-    def batches(self, seed: int, start: int) -> Iterator[Batch]:
+    def batches(self, seed: int, start: int, share: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Batches from step `start` on, with a fixed share of labelled images if both exist."""
         return data.batches(
             self.train,
@@ -231,6 +234,7 @@ class School:
             seed=seed,
             start=start,
             labelled=self.labelled_a_step,
+            share=share,
         )
 
     def start(
@@ -272,10 +276,14 @@ class School:
             judged["judge"] = _validation.judge(functools.partial(_predict, self.model), held_out)
             judged["judge_every"] = validation.every
             judged["patience"] = validation.patience
+        state = self.start(seed, teacher, objective)
+        state, teacher, batches = _devices.spread(
+            self.mesh, state, teacher, functools.partial(self.batches, seed)
+        )
         return training.fit(
             self.step,
-            self.start(seed, teacher, objective),
-            functools.partial(self.batches, seed),
+            state,
+            batches,
             teacher,
             steps=self.budget.steps,
             folder=folder,

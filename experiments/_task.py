@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import _run
-from fdjax import checks, costs, data, faculty, scores, selection
+from fdjax import checks, costs, data, faculty, processes, scores, selection
 from fdjax.types import Outputs, TeacherOutputs
 
 
@@ -164,6 +164,25 @@ def keep_of(text: str) -> faculty.Keep:
     return "float16" if text == "float16" else "float32"
 
 
+def ask(
+    root: str, images: np.ndarray, names: Sequence[str], *, keep: faculty.Keep
+) -> tuple[TeacherOutputs, ...]:
+    """What teachers say of images; several processes share the networks, and a disk.
+
+    Args:
+        root: Folder of the faculty.
+        images: As loaded.
+        names: Of the teachers.
+        keep: As for `faculty.observe`.
+    """
+    # Each process runs its share, and finds what the others kept.
+    share = names[jax.process_index() :: jax.process_count()]
+    if 0 < len(share) < len(names):
+        faculty.observe_all(root, images, names=share, keep=keep, progress=True)
+    processes.meet("observed")
+    return faculty.observe_all(root, images, names=names, keep=keep, progress=True)
+
+
 def observe(
     root: str, task: data.Task, names: Sequence[str] = (), *, keep: faculty.Keep = "float32"
 ) -> Observed:
@@ -182,9 +201,7 @@ def observe(
     for name in names:
         checks.choice("teachers", name, [card.name for card in cards])
     cards = tuple(card for card in cards if not names or card.name in names)
-    outputs = faculty.observe_all(
-        root, task.train.images, names=[card.name for card in cards], keep=keep, progress=True
-    )
+    outputs = ask(root, task.train.images, [card.name for card in cards], keep=keep)
     return Observed(
         root,
         tuple(card.name for card in cards),

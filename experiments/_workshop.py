@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _devices
 from experiments._recipe import TEACHER_RATE, RecipeConfig
-from fdjax import checks, data, metrics, models, objectives, sharding, training
+from fdjax import checks, data, metrics, models, objectives, processes, sharding, training
 from fdjax.data.augmentation import AUGMENTATIONS
 from fdjax.types import Batch, Network, Outputs, TrainableNetwork, Variables
 
@@ -82,13 +83,18 @@ class Workshop:
         Raises:
             InputError: If there are not so many devices, or they do not divide a batch.
         """
+        processes.agree("data", given.digest)
         self.task, self.config = given, config
         self.preprocessing = data.native_preprocessing(given)
         train = data.preprocess(given.train.images, self.preprocessing)
         self.image_shape: tuple[int, int, int] = train.shape[1:]
-        self.mesh = _mesh(config)
-        place = None if self.mesh is None else sharding.everywhere(self.mesh)
-        self.images, self.labels = jax.device_put((train, given.train.labels), place)
+        self.mesh = _devices.mesh(config, config.batch_size)
+        resident = train, given.train.labels
+        self.images, self.labels = (
+            jax.device_put(resident)
+            if self.mesh is None
+            else sharding.put(resident, sharding.everywhere(self.mesh))
+        )
         self.test = data.preprocess(given.test.images, self.preprocessing)
 
     @property
@@ -117,15 +123,15 @@ class Workshop:
         """Steps of so many passes over the images."""
         return max(1, round(epochs * len(self.labels) / self.config.batch_size))
 
-    def batches(self, seed: int, start: int) -> Iterator[Batch]:
-        """Batches from step `start` on."""
+    def batches(self, seed: int, start: int, *, whole: bool = False) -> Iterator[Batch]:
+        """Batches from step `start` on; `whole` on each device, so that any process can look."""
         return data.resident_batches(
             self.images,
             self.labels,
             self.config.batch_size,
             seed=seed,
             start=start,
-            sharding=self.by_rows,
+            sharding=sharding.everywhere(self.mesh) if whole and self.mesh else self.by_rows,
         )
 
     def optimiser(self, rate: float, epochs: int | None = None) -> optax.GradientTransformation:
@@ -161,21 +167,6 @@ class Workshop:
         """Features of preprocessed images."""
         found = [each.features for each in self.outputs(network, variables, images)]
         return np.concatenate([np.asarray(each) for each in found])
-
-
-def _mesh(config: RecipeConfig) -> jax.sharding.Mesh | None:
-    """The devices to spread batches over; None for one."""
-    count = config.devices or jax.device_count()
-    checks.require(
-        count <= jax.device_count(),
-        f"--devices={count}, but there are {jax.device_count()} here; lower it, or 0 for all.",
-    )
-    checks.require(
-        config.batch_size % count == 0,
-        f"--batch_size={config.batch_size} cannot be spread evenly over {count} devices; choose a "
-        "multiple of their number.",
-    )
-    return None if count == 1 else sharding.device_mesh("batch", count)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,21 +232,13 @@ class Course:
             self.teach,
             self.objective,
             self.optimiser,
-            next(self.workshop.batches(seed, 0)),
+            next(self.workshop.batches(seed, 0, whole=True)),
             self.teacher,
         )
         mesh = self.workshop.mesh
         if mesh is None:
             return state
-        # A bank that is spread over the devices stays so.
-        return jax.tree.map(
-            lambda leaf: (
-                leaf
-                if leaf.sharding.num_devices > 1
-                else jax.device_put(leaf, sharding.everywhere(mesh))
-            ),
-            state,
-        )
+        return sharding.put_rest(state, sharding.everywhere(mesh))
 
     def train(
         self, seed: int, folder: Path | None, name: str, variables: Variables | None = None

@@ -48,7 +48,7 @@ from fdjax import checks, faculty, reports, scores, selection, sharding
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_task.TaskConfig):
+class Config(_task.TaskConfig, _run.HostsConfig):
     """Flags of the experiment."""
 
     workdir: str = _run.flag("runs/score_faculty", "Folder of results and report.")
@@ -101,11 +101,6 @@ class Config(_task.TaskConfig):
     )
     keep: str = _run.flag(_task.KEEP, _task.KEEP_HELP)
     shard: bool = _run.flag(False, "Whether teachers are spread over all devices.")
-    coordinator: str | None = _run.flag(
-        None, "HOST:PORT of process 0, where several processes --shard the work, one a host."
-    )
-    processes: int = _run.flag(1, "How many processes there are.", low=1)
-    process: int = _run.flag(0, "Which of them this is; 0 writes the results.", low=0)
 
 
 NULLS = 99
@@ -165,12 +160,7 @@ def _question(config: Config, record: _run.Run) -> tuple[Question, tuple[int, ..
     def ask_networks(positions: Any, rows: np.ndarray) -> Any:
         chosen = [names[position] for position in positions]
         images = task.train.images[rows]
-        # Each process runs its share of the networks, and finds what the others kept.
-        share = chosen[jax.process_index() :: jax.process_count()]
-        if 0 < len(share) < len(chosen):
-            faculty.observe_all(config.root, images, names=share, keep=keep, progress=True)
-        sharding.meet("observed")
-        return faculty.observe_all(config.root, images, names=chosen, keep=keep, progress=True)
+        return _task.ask(config.root, images, chosen, keep=keep)
 
     question = Question(title, task.class_names, task.train.labels, names, ask_networks, shortlist)
     return question, tuple(len(card.class_names) for card in cards)
@@ -178,9 +168,9 @@ def _question(config: Config, record: _run.Run) -> tuple[Question, tuple[int, ..
 
 def run(config: Config) -> dict[str, Any]:
     """Scores and ranks the faculty; returns what results.json holds."""
-    if config.coordinator is not None:
-        checks.require(config.shard, "--coordinator is for the devices of --shard; add it.")
-        _run.join(config.coordinator, config.processes, config.process)
+    checks.require(
+        config.shard or config.processes == 1, "--processes share the work of --shard; add it."
+    )
     record = _run.Run(config)
     checks.require(bool(config.scores), "--scores is empty; name at least one.")
     for name in config.scores:

@@ -5,7 +5,9 @@ them: orbax notices a file that is cut short, but not a flipped bit, and this ro
 notices both before any value is used. Each folder is written under a hidden name and
 renamed when complete. Where an older one has to make way it is first renamed to
 `.NAME.previous`, which readers take while `NAME` is absent, so at every instant one
-complete checkpoint is found. One process writes into a folder at a time.
+complete checkpoint is found. One process writes into a folder at a time. Where several are
+one program (`processes`) all of them save and restore a run: the first reads and writes,
+and tells the others.
 """
 
 import hashlib
@@ -17,10 +19,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fdjax import checks
+from fdjax import checks, processes, sharding
 
 Tree: TypeAlias = Any
 """A nest of dicts, tuples and NamedTuples with arrays, numbers or random keys as leaves."""
@@ -47,6 +48,8 @@ def save(folder: str | os.PathLike[str], step: int, tree: Tree, *, keep: int = 3
     checks.positive("keep", keep)
     folder = Path(os.path.abspath(folder))
     leaves = _by_path(tree)
+    if not processes.is_first():
+        return
     for left_by_a_kill in folder.glob(".*.new*"):
         shutil.rmtree(left_by_a_kill)
     _write(folder / str(step), leaves)
@@ -58,7 +61,9 @@ def save(folder: str | os.PathLike[str], step: int, tree: Tree, *, keep: int = 3
 
 def latest(folder: str | os.PathLike[str]) -> int | None:
     """The highest step saved in a folder, None if there is none or no such folder."""
-    return max(_steps(Path(os.path.abspath(folder))), default=None)
+    found = max(_steps(Path(os.path.abspath(folder))), default=-1)
+    found = int(processes.from_first(np.int64(found)))
+    return None if found < 0 else found
 
 
 def restore(folder: str | os.PathLike[str], template: Tree, *, step: int | None = None) -> Tree:
@@ -74,22 +79,10 @@ def restore(folder: str | os.PathLike[str], template: Tree, *, step: int | None 
     Raises:
         InputError: If there is no such checkpoint, it is damaged, or it holds another tree.
     """
-    folder = Path(os.path.abspath(folder))
-    steps = _steps(folder)
-    checks.require(
-        bool(steps),
-        f"there is no checkpoint in {folder}; start a fresh run, or give the folder of an "
-        "earlier one.",
-    )
-    step = max(steps) if step is None else step
-    listed = ", ".join(map(str, sorted(steps)))
-    checks.require(
-        step in steps, f"there is no checkpoint of step {step} in {folder}; it has steps {listed}."
-    )
-    path = folder / str(step)
-    saved = _read(path, f"delete this folder to go on from an earlier step (saved: {listed})")
     expected = _by_path(template)
-    _same_leaves(path, saved, expected)
+    saved = processes.from_first(
+        _saved(Path(os.path.abspath(folder)), step, expected) if processes.is_first() else expected
+    )
     leaves, structure = jax.tree.flatten(template)
     restored = [_like(leaf, saved[name]) for name, leaf in zip(expected, leaves, strict=True)]
     return jax.tree.unflatten(structure, restored)
@@ -178,6 +171,25 @@ def _steps(folder: Path) -> set[int]:
     return {int(match[1] or match[2]) for match in matches if match}
 
 
+def _saved(folder: Path, step: int | None, expected: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Leaves of the checkpoint of a step, or the last one, after checking that all are there."""
+    steps = _steps(folder)
+    checks.require(
+        bool(steps),
+        f"there is no checkpoint in {folder}; start a fresh run, or give the folder of an "
+        "earlier one.",
+    )
+    step = max(steps) if step is None else step
+    listed = ", ".join(map(str, sorted(steps)))
+    checks.require(
+        step in steps, f"there is no checkpoint of step {step} in {folder}; it has steps {listed}."
+    )
+    path = folder / str(step)
+    saved = _read(path, f"delete this folder to go on from an earlier step (saved: {listed})")
+    _same_leaves(path, saved, expected)
+    return saved
+
+
 def _by_path(tree: Tree) -> dict[str, np.ndarray]:
     """Leaves on the host by their place in the tree, such as "params/head/bias"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -193,9 +205,9 @@ def _by_path(tree: Tree) -> dict[str, np.ndarray]:
 
 
 def _on_host(keys: tuple[Any, ...], leaf: Any) -> np.ndarray:
-    if _is_random_key(leaf):
+    if sharding.is_random_key(leaf):
         leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
+    array = sharding.on_host(leaf)
     name = jax.tree_util.keystr(keys)
     checks.require(
         array.dtype.kind not in "OSUMm",
@@ -205,14 +217,11 @@ def _on_host(keys: tuple[Any, ...], leaf: Any) -> np.ndarray:
     return array
 
 
-def _is_random_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _like(leaf: Any, value: np.ndarray) -> Any:
     """The saved value in the form of the template's leaf."""
-    if _is_random_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
+    if sharding.is_random_key(leaf):
+        data = _like(jax.random.key_data(leaf), value)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     if isinstance(leaf, jax.Array):
         # A leaf that was free to move stays so: pinned to a device it would compile anew.
         return jax.device_put(value, leaf.sharding if leaf.committed else None)
@@ -238,15 +247,24 @@ def _same_leaves(path: Path, saved: dict[str, np.ndarray], expected: dict[str, n
         )
 
 
-def _write(path: Path, leaves: dict[str, np.ndarray]) -> None:
-    """Writes a complete checkpoint at `path`; on failure what was there stays."""
+def _checkpointer() -> Any:
+    """Of orbax, for this process alone: by itself it waits for the others."""
     import orbax.checkpoint
 
+    own = jax.process_index()
+    options = orbax.checkpoint.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process-{own}"
+    )
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _write(path: Path, leaves: dict[str, np.ndarray]) -> None:
+    """Writes a complete checkpoint at `path`; on failure what was there stays."""
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(new)  # left by a kill
-        with orbax.checkpoint.StandardCheckpointer() as writer:
+        with _checkpointer() as writer:
             writer.save(new, leaves)
         (new / _CHECKSUMS).write_text(json.dumps(_checksums(new), indent=1))
         put_folder(new, path)
@@ -268,8 +286,6 @@ def _remove_unfinished(new: Path) -> None:
 
 def _read(path: Path, mend: str) -> dict[str, np.ndarray]:
     """The leaves of the checkpoint put at `path`, after checking every file."""
-    import orbax.checkpoint
-
     found = existing_folder(path)
     if found is None:
         raise checks.InputError(f"there is no checkpoint at {path}.")
@@ -281,7 +297,7 @@ def _read(path: Path, mend: str) -> dict[str, np.ndarray]:
                 present.get(name) == checksum,
                 f"the checkpoint {path} is damaged: its file {name} has changed; {mend}.",
             )
-        with orbax.checkpoint.StandardCheckpointer() as reader:
+        with _checkpointer() as reader:
             leaves = reader.restore(found)
         if not all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves.values()):
             raise ValueError("it holds something else than arrays")

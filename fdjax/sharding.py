@@ -41,29 +41,68 @@ def short_of_threads(mesh: Mesh) -> bool:
     return len(local) > 1 and threads < 2 * len(local)
 
 
-def meet(place: str) -> None:
-    """Waits until all processes have come to a place; at once where there is one only."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(place)
-
-
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Arrays of the host on the devices of a sharding; every process fills those of its own.
 
     Args:
-        tree: Of arrays, the same in every process.
+        tree: Of arrays and random keys, the same in every process.
         sharding: Where they lie. For `by_rows` the last row is repeated until the rows can be
             dealt out evenly.
     """
     parts = 1 if sharding.is_fully_replicated else sharding.mesh.size
 
     def one(leaf: Any) -> jax.Array:
+        if is_random_key(leaf):
+            return jax.random.wrap_key_data(
+                one(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
+            )
         array = np.asarray(leaf)
-        if -len(array) % parts:
+        if parts > 1 and -len(array) % parts:
             array = np.concatenate([array, np.repeat(array[-1:], -len(array) % parts, axis=0)])
         return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
     return jax.tree.map(one, tree)
+
+
+def put_rest(tree: Any, sharding: NamedSharding) -> Any:
+    """As `put`, but what lies on several devices already, such as a memory bank, stays there."""
+
+    def one(leaf: Any) -> Any:
+        there = isinstance(leaf, jax.Array) and leaf.sharding.num_devices > 1
+        return leaf if there else put(leaf, sharding)
+
+    return jax.tree.map(one, tree)
+
+
+def joined(parts: Any, mesh: Mesh) -> Any:
+    """Arrays by rows over a mesh, of which each process has its own rows and no others.
+
+    Args:
+        parts: Of arrays of the host, as many rows in every process; in their order they are the
+            whole.
+        mesh: With one axis, of all devices of all processes.
+    """
+    place = by_rows(mesh)
+
+    def one(leaf: Any) -> jax.Array:
+        shape = (len(leaf) * jax.process_count(), *np.shape(leaf)[1:])
+        return jax.make_array_from_process_local_data(place, np.asarray(leaf), shape)
+
+    return jax.tree.map(one, parts)
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array's numbers; where they are spread over processes, all of them must call it."""
+    if isinstance(array, jax.Array) and not (
+        array.is_fully_addressable or array.is_fully_replicated
+    ):
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def is_random_key(leaf: Any) -> bool:
+    """Whether it is a typed random key of jax."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def fetch(tree: Any) -> Any:

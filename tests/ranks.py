@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 
-from fdjax import scores, selection, sharding
+from fdjax import processes, scores, selection, sharding
 from fdjax.types import TeacherOutputs
 
 CLASSES = 3
@@ -47,14 +47,14 @@ def scored(mesh=None):
     }
 
 
-def main(address, processes, process, devices, out):
+def main(address, count, process, devices, out):
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_num_cpu_devices", int(devices))
-    jax.distributed.initialize(address, int(processes), int(process))
+    processes.join(address, int(count), int(process))
     mesh = sharding.device_mesh()
-    assert mesh.size == int(processes) * int(devices) and len(mesh.local_devices) == int(devices)
+    assert mesh.size == int(count) * int(devices) and len(mesh.local_devices) == int(devices)
     np.savez(out, **scored(mesh))
-    sharding.meet("end")
+    processes.part()
 
 
 if __name__ == "__main__":

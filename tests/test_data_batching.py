@@ -69,6 +69,17 @@ def test_batches_resume_where_they_ended(labelled):
         np.testing.assert_array_equal(old.indices, new.indices)
 
 
+@pytest.mark.parametrize("labelled", [None, 2])
+def test_parts_of_a_batch_make_the_batch(labelled):
+    settings = {"seed": 1, "start": 3, "labelled": labelled}
+    whole = take(data.batches(FEW, 6, **settings), 4)
+    parts = [take(data.batches(FEW, 6, **settings, share=(n, 3)), 4) for n in range(3)]
+    for batch, *own in zip(whole, *parts, strict=True):
+        for leaf, *pieces in zip(batch, *own, strict=True):
+            assert all(len(piece) == 2 for piece in pieces)
+            np.testing.assert_array_equal(np.concatenate(pieces), leaf)
+
+
 def test_batches_may_be_larger_than_the_data():
     batch = next(data.batches(PART, 40, seed=0))
     counts = np.bincount(batch.indices, minlength=15)
@@ -102,6 +113,8 @@ def test_seeds_differ():
         ({"batch_size": 0}, "`batch_size` must be positive"),
         ({"start": -1}, "`start` must not be negative"),
         ({"seed": -1}, "`seed` must lie"),
+        ({"share": (2, 2)}, r"`share` must lie in \[0, 1\]"),
+        ({"share": (0, 3)}, "a batch of 4 cannot be cut into 3 equal parts"),
         ({"labelled": 5}, r"`labelled` must lie in \[0, 4\]"),
         ({"labelled": 3}, r"1 images of `part` \(unlabelled\), but it has none"),
     ],

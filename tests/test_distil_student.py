@@ -65,6 +65,29 @@ def run(flags, workdir, **changes):
     return distil_student.run(distil_student.Config(**flags | {"workdir": str(workdir)} | changes))
 
 
+# Over several devices
+
+
+def test_four_devices_train_the_student_of_one(flags, tmp_path):
+    alone = run(flags, tmp_path / "one", objective="kd", validation=0.25)
+    spread = run(flags, tmp_path / "four", objective="kd", validation=0.25, devices=4)
+    assert (spread["accuracy"], spread["step"]) == (alone["accuracy"], alone["step"])
+    losses = [[entry["loss"] for entry in one["history"]] for one in (spread, alone)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"devices": 9}, "--devices=9, but there are 4 here"),
+        ({"devices": 0, "batch_size": 26}, "--batch_size=26 cannot be spread evenly over 4"),
+    ],
+)
+def test_devices_that_cannot_share_a_batch_are_refused(flags, tmp_path, changes, words):
+    with pytest.raises(checks.InputError, match=words):
+        run(flags, tmp_path, **changes)
+
+
 # Images held out from training
 
 

@@ -293,6 +293,37 @@ def data_set(folder, arrays):
     return archives(arrays), load
 
 
+def records(folder, _):
+    """Files that tensorflow-datasets has prepared: records, what describes them, decoded images."""
+    data.load("digits", data_dir=folder)
+    (described,) = folder.rglob("dataset_info.json")
+    place = described.parent
+    whole = {one: one.read_bytes() for one in place.iterdir()}
+    (decoded,) = (one for one in whole if one.suffix == ".npz")
+
+    def load(drawn):
+        name, content = drawn
+        put(name, content)
+        if name != decoded:
+            decoded.unlink(missing_ok=True)
+        try:
+            data.load("digits", data_dir=folder)
+        finally:
+            for one in place.iterdir():
+                one.unlink()
+            for one, before in whole.items():
+                put(one, before)
+
+    changes = [
+        st.tuples(
+            st.just(one),
+            altered(json.loads(content)) if one.suffix == ".json" else mutated(content),
+        )
+        for one, content in sorted(whole.items())
+    ]
+    return st.one_of(*changes), load
+
+
 def pictures(folder, _):
     from PIL import Image
 
@@ -406,6 +437,7 @@ CASES = {
     given: 1000,
     foreign_outputs: 500,
     data_set: 1000,
+    records: 400,
     pictures: 500,
     ledger: 500,
     class_names: 300,

@@ -12,9 +12,9 @@ from fdjax.checks import InputError
 class World:
     """Costs, and bounds of them that are as bad as they like."""
 
-    def __init__(self, costs, first, second):
+    def __init__(self, costs, *slack):
         self.costs = np.asarray(costs, float)
-        self.first, self.second = self.costs - first, self.costs - second
+        self.first, *self.others = (self.costs - each for each in slack)
         self.asked = []
 
     def solve(self, some):
@@ -22,9 +22,8 @@ class World:
         return self.costs[some]
 
     def find(self, k):
-        return selection.smallest(
-            self.first, k, refine=lambda some: self.second[some], solve=self.solve
-        )
+        refine = [one.__getitem__ for one in self.others]
+        return selection.smallest(self.first, k, refine=refine, solve=self.solve)
 
 
 # Few different costs, so that ties are the rule; looseness 0 makes the bound the cost itself.
@@ -32,7 +31,10 @@ values = st.integers(0, 6).map(float)
 
 
 @hypothesis.given(
-    st.lists(st.tuples(values, values, values), min_size=1, max_size=300), st.integers(1, 320)
+    st.integers(2, 4).flatmap(
+        lambda number: st.lists(st.tuples(*[values] * number), min_size=1, max_size=300)
+    ),
+    st.integers(1, 320),
 )
 @hypothesis.settings(deadline=None, max_examples=200)
 def test_the_answer_is_that_of_sorting_all_costs(rows, k):
@@ -45,16 +47,25 @@ def test_the_answer_is_that_of_sorting_all_costs(rows, k):
     assert found.total == len(rows) and 0 < found.share <= 1
     # Those that were left out could not have been among the first.
     out = np.setdiff1d(np.arange(len(rows)), world.asked)
-    assert (np.maximum(world.first, world.second)[out] > found.costs[-1]).all()
+    assert (np.max([world.first, *world.others], axis=0)[out] > found.costs[-1]).all()
+    assert len(found.bounded) == len(world.others)
 
 
 def test_good_bounds_spare_most():
     costs = np.random.default_rng(0).permutation(10_000) / 100
-    world = World(costs, np.full(10_000, 2.0), np.full(10_000, 1.0))
-    found = world.find(5)
+    found = World(costs, 4.0, 2.0, 1.0).find(5)
     assert found.costs.tolist() == [0.0, 0.01, 0.02, 0.03, 0.04]
-    # All up to 0.04 + 1 (but for rounding), after those up to 0.04 + 2 got the second bound.
-    assert 104 <= found.solved < 400 and found.bounded < 400
+    # All up to 0.04 + 1 (but for rounding), after those up to 0.04 + 4 got the second bound, and
+    # those up to 0.04 + 2 the third.
+    assert 104 <= found.solved < 400
+    assert 300 < found.bounded[0] < 600 and 50 < found.bounded[1] < 300
+
+
+def test_a_bound_that_is_not_worth_it_is_not_counted():
+    costs = np.arange(200.0)
+    nothing = World(costs, 150.0, np.inf, 1.0)
+    found = nothing.find(2)
+    assert found.positions == (0, 1) and found.bounded[0] == 0 and found.bounded[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -67,7 +78,7 @@ def test_good_bounds_spare_most():
     ],
 )
 def test_what_cannot_be_searched_is_refused(change, words):
-    given = {"bounds": np.zeros(2), "k": 1, "solve": np.zeros_like, "refine": np.zeros_like}
+    given = {"bounds": np.zeros(2), "k": 1, "solve": np.zeros_like, "refine": [np.zeros_like]}
     with pytest.raises(InputError, match=words):
         selection.smallest(**given | change)
 
@@ -78,6 +89,6 @@ def test_a_second_bound_of_nan_is_refused():
         selection.smallest(
             bounds,
             1,
-            refine=lambda some: np.full(len(some), np.nan),
+            refine=[lambda some: np.full(len(some), np.nan)],
             solve=lambda some: np.zeros(len(some)),
         )

@@ -52,7 +52,13 @@ def order(num_examples: int, count: int, *, seed: int, start: int = 0) -> Int[np
 
 
 def batches(
-    part: Split, batch_size: int, *, seed: int, start: int = 0, labelled: int | None = None
+    part: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    labelled: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless batches; batch number i is a pure function of `seed`, i and the data.
 
@@ -68,6 +74,8 @@ def batches(
         labelled: How many rows of each batch, from the first on, are labelled; the others
             are unlabelled, and each kind has its own epochs. By default the two kinds
             are not told apart.
+        share: Which of how many equal parts of each batch to cut, such as that of a process, which
+            then reads no image of the others'.
 
     Returns:
         An iterator over batches of NumPy arrays; `indices` are rows of `part`.
@@ -79,6 +87,12 @@ def batches(
     checks.positive("batch_size", batch_size)
     checks.require(start >= 0, f"`start` must not be negative, got {start}.")
     check_seed(seed)
+    number, parts = share
+    checks.in_range("share", number, 0, parts - 1)
+    checks.require(
+        batch_size % parts == 0,
+        f"a batch of {batch_size} cannot be cut into {parts} equal parts; choose a multiple.",
+    )
     everything = np.arange(len(part))
     if labelled is None:
         wanted = {"all": (everything, batch_size)}
@@ -106,7 +120,8 @@ def batches(
             functools.partial(_permutation, len(rows), seed, kind)
         )
         streams.append(_Stream(rows, per_batch, permutation))
-    return _generate(part, streams, start)
+    size = batch_size // parts
+    return _generate(part, streams, start, slice(number * size, (number + 1) * size))
 
 
 def resident_batches(
@@ -160,10 +175,10 @@ def _cut(
     return batch if sharding is None else jax.lax.with_sharding_constraint(batch, sharding)
 
 
-def _generate(part: Split, streams: list[_Stream], start: int) -> Iterator[Batch]:
+def _generate(part: Split, streams: list[_Stream], start: int, cut: slice) -> Iterator[Batch]:
     step = start
     while True:
-        indices = np.concatenate([stream.at(step) for stream in streams])
+        indices = np.concatenate([stream.at(step) for stream in streams])[cut]
         # NumPy arrays, which `jit` takes in as they are.
         images: Any = part.images.take(indices, axis=0)
         labels: Any = part.labels[indices]

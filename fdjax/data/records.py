@@ -57,13 +57,14 @@ def find_builder(name: str, data_dir: Path) -> "tfds.core.DatasetBuilder | None"
             return None
     try:
         return tfds.builder(name, data_dir=str(data_dir))
-    except (ValueError, AssertionError, ImportError, OSError) as error:
+    except Exception as error:  # of a name, or whatever damage makes the parsers raise
         configs = tfds.builder_cls(stem).builder_configs if registered else ()
         known = f", one of {', '.join(configs)}" if configs else ""
         reason = " ".join(str(error).split())
         raise checks.InputError(
             f"tensorflow-datasets cannot make the data set {name!r}; mend its version or its "
-            f"config{known}. ({reason})"
+            f"config{known}; if its files in {data_dir} are damaged, delete and prepare them "
+            f"again. ({reason})"
         ) from error
 
 
@@ -105,9 +106,7 @@ def prepare(
 
 def read_digits(data_dir: Path) -> Task:
     """The embedded digits, prepared in `data_dir` at the first call."""
-    from fdjax.data.digits import FdjaxDigits
-
-    builder = FdjaxDigits(data_dir=str(data_dir))
+    builder = _digits(data_dir)
     if not builder.info.splits:
         # A second's work on bundled data needs no report of downloads.
         silence = io.StringIO()
@@ -118,10 +117,23 @@ def read_digits(data_dir: Path) -> Task:
                 )
         except OSError as error:
             # Another process may have been first to put the same records there.
-            builder = FdjaxDigits(data_dir=str(data_dir))
+            builder = _digits(data_dir)
             if not builder.info.splits:
                 raise _unwritable("digits", data_dir, error) from error
     return read_builder("digits", builder, data_dir)
+
+
+def _digits(data_dir: Path) -> "tfds.core.DatasetBuilder":
+    from fdjax.data.digits import FdjaxDigits
+
+    try:
+        return FdjaxDigits(data_dir=str(data_dir))
+    except Exception as error:  # whatever damage makes the parsers raise
+        reason = " ".join(str(error).split())[:300]
+        raise checks.InputError(
+            f"what describes the digits in {data_dir} cannot be read; delete its folder "
+            f"{FdjaxDigits.name} to have it made again. ({reason})"
+        ) from error
 
 
 def read_builder(name: str, builder: "tfds.core.DatasetBuilder", data_dir: Path) -> Task:
@@ -225,9 +237,9 @@ def _decode(
 
     feature = builder.info.features[image_key]
     count = builder.info.splits[part].num_examples
-    images = np.empty((count, *feature.shape), np.uint8)
-    labels = np.empty(count, np.int32)
     try:
+        images = np.empty((count, *feature.shape), np.uint8)
+        labels = np.empty(count, np.int32)
         source = builder.as_data_source(split=part)
         with tqdm(
             total=count, desc=f"{name} {part}", unit="image", disable=None, leave=False
@@ -238,7 +250,7 @@ def _decode(
                     images[row] = example[image_key]
                     labels[row] = example[label_key]
                 bar.update(len(rows))
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # of readers in C++, of decoders, of sizes beyond memory
         raise checks.InputError(
             f"the records of data set {name!r} in {builder.data_path} cannot be read; delete that "
             f"folder and prepare the data set again. ({error})"

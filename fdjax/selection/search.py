@@ -1,6 +1,6 @@
 """The least of many costs, of which only lower bounds are cheap."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,10 @@ from fdjax import checks
 _FIRST, _MOST = 64, 1024
 
 
+Evaluate = Callable[[Int[np.ndarray, " some"]], Float[np.ndarray, " some"]]
+"""Bounds or costs of some, by position."""
+
+
 class Found(NamedTuple):
     """The least costs, and what it took to find them.
 
@@ -19,14 +23,14 @@ class Found(NamedTuple):
         positions: Whose they are, least first; equal ones in order.
         costs: The costs.
         total: How many there are to choose from.
-        bounded: For how many the second bound was computed.
+        bounded: For how many each further bound was computed, in their order.
         solved: For how many the cost was.
     """
 
     positions: tuple[int, ...]
     costs: Float[np.ndarray, " found"]
     total: int
-    bounded: int
+    bounded: tuple[int, ...]
     solved: int
 
     @property
@@ -39,22 +43,22 @@ def smallest(
     bounds: Float[np.ndarray, " total"],
     k: int,
     *,
-    refine: Callable[[Int[np.ndarray, " some"]], Float[np.ndarray, " some"]],
-    solve: Callable[[Int[np.ndarray, " some"]], Float[np.ndarray, " some"]],
+    refine: Sequence[Evaluate],
+    solve: Evaluate,
 ) -> Found:
     """The k least costs, computing no cost whose bound is above the k-th least one.
 
-    First the costs of those with the least bounds; then the second bound of all that may still be
-    among the k least; then costs in the order of the better of the two bounds, until the next
-    bound exceeds the k-th least cost so far. What is left has a cost of at least its bound,
+    Bound by bound: first the costs of those with the least bounds so far, then the next bound of
+    all that may still be among the k least. At last costs in the order of the best bounds, until
+    the next one exceeds the k-th least cost so far. What is left has a cost of at least its bound,
     hence above k others: the answer is that of computing every cost, ties included, for one whose
     bound is equal to the k-th least cost is computed.
 
     Args:
         bounds: Lower bound of each cost.
         k: How many are wanted, >= 1; all if there are fewer.
-        refine: Second lower bound of some, by position.
-        solve: Cost of some, by position.
+        refine: Further lower bounds, the cheapest to compute first; minus infinity for none.
+        solve: The costs.
 
     Returns:
         The k least costs, those of lower position first where they are equal.
@@ -85,15 +89,18 @@ def smallest(
         return some[np.argsort(bounds[some], kind="stable")]
 
     checks.require(not bool(np.isnan(bounds).any()), "`bounds` must not hold NaN.")
-    compute(left()[: max(k, _FIRST)])
-    again = left()
-    if again.size:
-        bounds[again] = np.maximum(bounds[again], refine(again))
-        checks.require(not bool(np.isnan(bounds).any()), "`refine` must not return NaN.")
-    size = _FIRST
+    bounded = []
+    for bound in refine:
+        compute(left()[: max(k, _FIRST)])
+        again = np.sort(left())  # in the order in which they lie
+        found = bound(again) if again.size else np.empty(0)
+        checks.require(not bool(np.isnan(found).any()), "`refine` must not return NaN.")
+        bounds[again] = np.maximum(bounds[again], found)
+        bounded.append(int(np.isfinite(found).sum()))
+    size = max(k, _FIRST)
     while (some := left()).size:
         compute(some[:size])
         size = min(2 * size, _MOST)
     known = np.flatnonzero(solved)
     best = known[np.lexsort((known, costs[known]))][:k]
-    return Found(tuple(best.tolist()), costs[best], total, len(again), len(known))
+    return Found(tuple(best.tolist()), costs[best], total, tuple(bounded), len(known))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from fdjax import checkpoints, checks
+from fdjax import checkpoints, checks, processes, sharding
 from fdjax.training.steps import Step, TrainState, Tree
 from fdjax.types import Batch, Variables
 
@@ -52,6 +52,9 @@ def fit(
     progress: bool = True,
 ) -> tuple[TrainState, list[Record]]:
     """Runs a step until `steps` are done, logging, judging and saving on the way.
+
+    Where several processes are one program (`processes`) all of them call it alike, with state,
+    batches and teacher on the devices of all (`sharding`); the first one's folder is used.
 
     Args:
         step: From `make_step`.
@@ -107,7 +110,7 @@ def fit(
     )
     stream = batches(done)
     # Once and not at every step, should it come as NumPy arrays.
-    teacher = jax.device_put(teacher)
+    teacher = jax.tree.map(jnp.asarray, teacher)
     # A bar would fill a log file with lines: on a terminal only.
     silent = not (progress and sys.stderr.isatty())
     over = done == steps or _has_lost_patience(best, patience)
@@ -182,7 +185,7 @@ def _record(step: int, metrics: dict[str, Array]) -> Record:
 
 def _is_finite(tree: Tree) -> bool:
     """True if no array of the tree holds NaN or infinity."""
-    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+    return all(np.isfinite(sharding.on_host(leaf)).all() for leaf in jax.tree.leaves(tree))
 
 
 def _open(
@@ -199,6 +202,8 @@ def _open(
     )
     restored = checkpoints.restore(folder / "checkpoints", _whole(state, best))
     state, best = (restored, None) if best is None else (restored["last"], restored["best"])
+    if not processes.is_first():  # it is not its folder that was read
+        return state, best, []
     path = folder / "metrics.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
