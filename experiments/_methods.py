@@ -348,5 +348,7 @@ class Lesson:
             begun = self._first.train(seed, place, f"{self.method.text}, first stage")
             paraphraser = begun.objective_params
         made = goal(self.method, self.scene, cost=cost, paraphraser=paraphraser)
-        self._last = self._course(made)
+        # A short training cannot spare the pass in which CRD's banks are filled.
+        listens = self.method.name == "crd" and self.method.settings.get("unseen") != "noise"
+        self._last = self._course(made, listens=listens)
         return self._last

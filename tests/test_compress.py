@@ -71,6 +71,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers_and_with_more_methods(finished
         ({"methods": ("magic",)}, "`method` must be one of kd"),
         ({"methods": ("kd", "kd")}, "names 'kd' twice"),
         ({"methods": ("kd+kd",)}, "`method` must be one of"),
+        ({"untrained": ("crd:temperature=0",)}, "`temperature` must be positive"),
         ({"methods": ("crd:magic=1",)}, "`setting of crd` must be one of"),
         ({"methods": ("crd:temperature=0",)}, "`temperature` must be positive"),
         ({"methods": ("crd",), "negatives": 81}, "`negatives` is 81, but the bank has only 80"),
