@@ -78,8 +78,7 @@ def parse_all(texts: Sequence[str]) -> list[Method]:
         InputError: If there is none, or one stands twice.
     """
     checks.require(bool(texts), "--methods is empty; name at least one.")
-    if tuple(texts) == (_ALL,):
-        texts = EVERY
+    texts = [each for text in texts for each in (EVERY if text == _ALL else (text,))]
     for place, text in enumerate(texts):
         checks.require(
             text not in texts[:place] and text != ALONE,
