@@ -163,6 +163,7 @@ def _crd(sizes: Sizes, features: tuple[Array, Array], key: Array) -> Case:
             Sides(*teacher["log_normalisers"]),
             jnp.array(True),
             classes,
+            jnp.ones(sizes.examples, bool),
         )
         value, new = contrast(
             embed(heads, student, given, "crd"),

@@ -5,12 +5,17 @@ products where there are any: the public code broadcasts in nst and fsp, which i
 the trees of `_loss_cases` as tensors, maps being channels first, and returns a scalar.
 """
 
+import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from benchmarks import _loss_cases, _timing
 
 torch: Any = importlib.import_module("torch")
 F: Any = importlib.import_module("torch.nn.functional")
@@ -19,13 +24,34 @@ Tree = Mapping[str, Any]
 Tensor = Any
 
 
-def thread_counts() -> Iterator[int]:
-    """Counts of threads to try, each set while it is the loop's: all there are, then one."""
-    every = torch.get_num_threads()
-    for count in (every, 1):
-        torch.set_num_threads(count)
-        yield count
-    torch.set_num_threads(every)
+def pools() -> list[ProcessPoolExecutor]:
+    """A process in which PyTorch computes with one thread, and one with all there are.
+
+    Its threads may wait for each other longer than one alone would work. A count that changes
+    within a process was seen to leave it waiting for ever.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    return [
+        ProcessPoolExecutor(1, spawn, initializer=torch.set_num_threads, initargs=(count,))
+        for count in (1, torch.get_num_threads())
+    ]
+
+
+def measure(name: str, sizes: _loss_cases.Sizes, settings: Mapping[str, Any]) -> float:
+    """Median seconds of value and gradient of one of `LOSSES`.
+
+    Args:
+        name: Of the loss.
+        sizes: Of its arrays.
+        settings: Of `_timing.measure`.
+    """
+    case = _cases(sizes)[name]
+    trained = as_tensors(case.trained, trained=True)
+    teacher = as_tensors(case.teacher, trained=False)
+    return _timing.measure(lambda: graded(LOSSES[name], trained, teacher), **settings).seconds
+
+
+_cases = functools.cache(_loss_cases.cases)
 
 
 def as_tensors(tree: Any, *, trained: bool) -> Any:

@@ -18,9 +18,11 @@ if it is given, and of what one large matrix product reaches. The first command 
 minute and a half on two cores.
 """
 
+import contextlib
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -79,15 +81,16 @@ def _ours(case: _loss_cases.Case, config: Config) -> tuple[float, float]:
             value, banks = value
         return value, gradient, banks
 
-    return compiling, _seconds(call, config)
+    return compiling, _timing.measure(call, **_settings(config)).seconds
 
 
-def _seconds(call: Callable[[], Any], config: Config) -> float:
-    """Median of the timed calls."""
-    timing = _timing.measure(
-        call, repeats=config.repeats, budget=config.budget, least=min(0.3, config.budget)
-    )
-    return timing.seconds
+def _settings(config: Config) -> dict[str, Any]:
+    """How each loss is timed."""
+    return {
+        "repeats": config.repeats,
+        "budget": config.budget,
+        "least": min(0.3, config.budget),
+    }
 
 
 def alone(config: Config) -> list[dict[str, Any]]:
@@ -97,23 +100,25 @@ def alone(config: Config) -> list[dict[str, Any]]:
     except ModuleNotFoundError:
         print("no module torch; pip install torch for the column `torch`.")
         peers = None
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(pool) for pool in peers.pools()] if peers is not None else []
+        return _rows(config, peers, pools)
+
+
+def _rows(config: Config, peers: Any, pools: Sequence[Executor]) -> list[dict[str, Any]]:
+    """The rows, PyTorch's time being the best that one of the pools needs."""
     rows = []
     cases = _loss_cases.cases(config.sizes)
     for name in config.losses or cases:
         checks.choice("losses", name, cases)
-        case = cases[name]
-        compiling, seconds = _ours(case, config)
+        compiling, seconds = _ours(cases[name], config)
         row = {"loss": name, "milliseconds": 1e3 * seconds, "compile_seconds": compiling}
         if peers is not None and name in peers.LOSSES:
-            trained = peers.as_tensors(case.trained, trained=True)
-            teacher = peers.as_tensors(case.teacher, trained=False)
-            loss = peers.LOSSES[name]
-
-            def theirs(loss: Any = loss, trained: Any = trained, teacher: Any = teacher) -> Any:
-                return peers.graded(loss, trained, teacher)
-
-            # Its threads may wait for each other longer than one alone would work.
-            other = min(_seconds(theirs, config) for _ in peers.thread_counts())
+            # One after the other: nobody else works while one is timed.
+            other = min(
+                pool.submit(peers.measure, name, config.sizes, _settings(config)).result()
+                for pool in pools
+            )
             row |= {"torch milliseconds": 1e3 * other, "torch / ours": other / seconds}
         rows.append(row)
     return rows

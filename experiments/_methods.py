@@ -78,8 +78,7 @@ def parse_all(texts: Sequence[str]) -> list[Method]:
         InputError: If there is none, or one stands twice.
     """
     checks.require(bool(texts), "--methods is empty; name at least one.")
-    if tuple(texts) == (_ALL,):
-        texts = EVERY
+    texts = [each for text in texts for each in (EVERY if text == _ALL else (text,))]
     for place, text in enumerate(texts):
         checks.require(
             text not in texts[:place] and text != ALONE,
@@ -348,5 +347,7 @@ class Lesson:
             begun = self._first.train(seed, place, f"{self.method.text}, first stage")
             paraphraser = begun.objective_params
         made = goal(self.method, self.scene, cost=cost, paraphraser=paraphraser)
-        self._last = self._course(made)
+        # A short training cannot spare the pass in which CRD's banks are filled.
+        listens = self.method.name == "crd" and self.method.settings.get("unseen") != "noise"
+        self._last = self._course(made, listens=listens)
         return self._last

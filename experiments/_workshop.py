@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,6 +183,8 @@ class Course:
         teacher: What `teach` reads.
         optimiser: Of all trained numbers.
         epochs: Passes over the images.
+        listens: Whether a pass goes before them in which nothing is trained, but the objective
+            remembers what it sees, as CRD does in its banks.
     """
 
     workshop: Workshop
@@ -192,13 +195,22 @@ class Course:
     teacher: Any
     optimiser: optax.GradientTransformation
     epochs: int
+    listens: bool = False
 
     @functools.cached_property
     def step(self) -> training.Step:
         """The compiled step; it gives its state away."""
+        return self._step(self.optimiser)
+
+    @functools.cached_property
+    def _still(self) -> training.Step:
+        """The step that trains nothing; the gradients are not even computed."""
+        return self._step(optax.set_to_zero())
+
+    def _step(self, optimiser: optax.GradientTransformation) -> training.Step:
         augment = AUGMENTATIONS[self.workshop.config.augmentation]
         return training.make_step(
-            self.student, self.teach, self.objective, self.optimiser, augment=augment
+            self.student, self.teach, self.objective, optimiser, augment=augment
         )
 
     def check(self) -> None:
@@ -236,9 +248,17 @@ class Course:
             self.teacher,
         )
         mesh = self.workshop.mesh
-        if mesh is None:
-            return state
-        return sharding.put_rest(state, sharding.everywhere(mesh))
+        if mesh is not None:
+            state = sharding.put_rest(state, sharding.everywhere(mesh))
+        return self._after_listening(state, seed) if self.listens else state
+
+    def _after_listening(self, state: training.TrainState, seed: int) -> training.TrainState:
+        """The state with what the objective remembers after a pass in which nothing is trained."""
+        # A copy, since the step gives its state away.
+        heard = jax.tree.map(jnp.copy, state._replace(optimiser_state=optax.EmptyState()))
+        for batch in itertools.islice(self.workshop.batches(seed, 0), self.workshop.steps(1)):
+            heard, _ = self._still(heard, batch, self.teacher)
+        return state._replace(objective_state=heard.objective_state)
 
     def train(
         self, seed: int, folder: Path | None, name: str, variables: Variables | None = None
@@ -294,8 +314,17 @@ def train_teacher(
     config = workshop.config
     epochs = config.teacher_epochs or config.epochs
     course = labels_only(workshop, network, rate=TEACHER_RATE, epochs=epochs)
-    # None of the students' seeds, so that no student starts as a teacher did.
-    return course.train(config.seed + 1_000_003 + number, folder, "teacher").variables
+    return course.train(_teacher_seed(config, number), folder, "teacher").variables
+
+
+def untrained_teacher(workshop: Workshop, network: Learner) -> Variables:
+    """Variables from which the training of the first teacher starts."""
+    return network.fresh(jax.random.key(_teacher_seed(workshop.config, 0)))
+
+
+def _teacher_seed(config: RecipeConfig, number: int) -> int:
+    """None of the students' seeds, so that no student starts as a teacher did."""
+    return config.seed + 1_000_003 + number
 
 
 def shapes(network: Learner) -> Variables:

@@ -35,18 +35,24 @@ class Config(_recipe.RecipeConfig):
     methods: tuple[str, ...] = _run.flag(
         ("kd", "hint", "attention", "similarity", "crd", "crd+kd"), _comparison.METHODS_HELP
     )
+    untrained: tuple[str, ...] = _run.flag(
+        (),
+        "Methods of which there are students too whose teacher was never trained: what they gain "
+        "is not the teacher's knowledge.",
+    )
 
 
 def run(config: Config) -> dict[str, Any]:
     """Trains what is missing; returns what results.json holds."""
     _run.check(config)
     methods = _methods.parse_all(config.methods)
+    controls = _methods.parse_all(config.untrained) if config.untrained else []
     task = _recipe.task(config)
     workshop = _workshop.Workshop(task, config)
     student, teacher = map(workshop.learner, (config.student, config.teacher))
     shapes = _methods.of_one(teacher, _workshop.shapes(teacher))
-    _comparison.check(workshop, student, methods, shapes)
-    book = _comparison.ledger(config, digest=task.digest)
+    _comparison.check(workshop, student, [*methods, *controls], shapes)
+    book = _comparison.ledger(config, without=["untrained"], digest=task.digest)
     record = _run.Run(config)
     book.begin()
     folder = record.workdir / "networks"
@@ -65,6 +71,15 @@ def run(config: Config) -> dict[str, Any]:
     )
     rows = _comparison.alone(workshop, student, measured, folder) | _comparison.students(
         workshop, student, methods, lambda: _methods.of_one(teacher, taught()), measured, folder
+    )
+    rows |= _comparison.students(
+        workshop,
+        student,
+        controls,
+        lambda: _methods.of_one(teacher, _workshop.untrained_teacher(workshop, teacher)),
+        measured,
+        folder,
+        form="{}, untrained teacher",
     )
     _comparison.fill(record, book, references | rows, [MEASURE])
     table = _comparison.table(book, rows, config, [MEASURE])

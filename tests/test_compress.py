@@ -1,5 +1,6 @@
 """Compression by every method: its table, how it goes on, and what it refuses beforehand."""
 
+import functools
 import json
 
 import jax
@@ -71,6 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers_and_with_more_methods(finished
         ({"methods": ("magic",)}, "`method` must be one of kd"),
         ({"methods": ("kd", "kd")}, "names 'kd' twice"),
         ({"methods": ("kd+kd",)}, "`method` must be one of"),
+        ({"untrained": ("crd:temperature=0",)}, "`temperature` must be positive"),
         ({"methods": ("crd:magic=1",)}, "`setting of crd` must be one of"),
         ({"methods": ("crd:temperature=0",)}, "`temperature` must be positive"),
         ({"methods": ("crd",), "negatives": 81}, "`negatives` is 81, but the bank has only 80"),
@@ -153,6 +155,28 @@ def test_several_devices_train_the_same_student(flags):
     )
 
 
+def test_a_pass_that_trains_nothing_fills_the_banks_before_the_first_step(flags):
+    config = compress.Config(**flags)
+    workshop = _workshop.Workshop(_recipe.task(config), config)
+    learner = _workshop.learner("mlp", 4, workshop.image_shape)
+    teachers = _methods.of_one(learner, learner.fresh(jax.random.key(9)))
+    scene = _methods.Scene(workshop, learner, teachers)
+    filled, noisy = (
+        _methods.Lesson(_methods.parse(text), scene).course(None).start(1)
+        for text in ("crd", "crd:unseen=noise")
+    )
+    before, after = (state.objective_state[1][1] for state in (noisy, filled))
+    assert after.seen.all() and not after.started and not before.started
+    lengths = np.linalg.norm(after.banks.teacher, axis=1)
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-5)
+    assert np.ptp(np.linalg.norm(before.banks.teacher, axis=1)) > 0.1
+    same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
+    same(filled.variables, noisy.variables)
+    same(filled.objective_params, noisy.objective_params)
+    same(filled.optimiser_state, noisy.optimiser_state)
+    assert filled.step == noisy.step == 0
+
+
 def test_methods_have_published_weights_unless_others_are_given():
     assert _methods.parse("crd").weights == (1.0, 0.0, 0.8)
     assert _methods.parse("crd+kd").weights == (1.0, 1.0, 0.8)
@@ -160,7 +184,8 @@ def test_methods_have_published_weights_unless_others_are_given():
     found = _methods.parse("dkd:ce=0.5:kd=0.25:weight=2:beta=3")
     assert found.weights == (0.5, 0.25, 2.0) and found.settings == {"beta": 3.0}
     assert _methods.parse("kd:kd=0.5:temperature=2").weights == (0.1, 0.5, 0.0)
-    assert [one.text for one in _methods.parse_all(["all"])] == list(_methods.EVERY)
+    more = [*_methods.EVERY, "crd:unseen=noise"]
+    assert [one.text for one in _methods.parse_all(["all", more[-1]])] == more
     assert set(_methods.EVERY) >= {"kd", "hint", "fsp", "kdsvd", "crd", "crd+kd", "dist", "uld"}
 
 

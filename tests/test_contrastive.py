@@ -76,7 +76,8 @@ def test_two_steps_with_the_bank_agree_with_the_reference_code(name, dtype, x64)
     labels = np.zeros(int(stored["n_data"]), np.int32)
     zeros = Sides(jnp.zeros((), dtype), jnp.zeros((), dtype))
     banks = Sides(given("memory_v1_init"), given("memory_v2_init"))
-    state = objectives.BankState(banks, zeros, jnp.array(False), sort_by_class(labels))
+    seen = jnp.ones(len(labels), bool)
+    state = objectives.BankState(banks, zeros, jnp.array(False), sort_by_class(labels), seen)
     for number in ("step1", "step2"):
         rows, candidates = (
             jnp.asarray(stored[f"{number}_{key}"], jnp.int32) for key in ("idx", "contrast_idx")
@@ -193,7 +194,7 @@ def test_the_bank_spread_over_devices_learns_the_same_in_one_donated_step():
     candidates = jax.random.randint(KEYS[5], (BATCH, 7), 0, EXAMPLES).at[:, 0].set(ROWS)
 
     def step(**settings):
-        params, start = crd(**settings).init(KEYS[0], IMAGES, STUDENT, TEACHER)
+        params, start = crd(unseen="noise", **settings).init(KEYS[0], IMAGES, STUDENT, TEACHER)
 
         def value(params, state):
             embeddings = objectives.embed(params, STUDENT, TEACHER, "crd")
@@ -227,6 +228,33 @@ def run(objective):
     params, state = objective.init(KEYS[0], IMAGES, STUDENT, TEACHER)
     value, state = jax.jit(objective.loss)(params, state, KEYS[1], IMAGES, STUDENT, TEACHER)
     return value, state, params
+
+
+def test_an_image_counts_when_the_banks_hold_its_embeddings_and_not_its_noise():
+    waiting, noisy = crd(), crd(unseen="noise")
+    params, state = waiting.init(KEYS[0], IMAGES, STUDENT, TEACHER)
+    embeddings = objectives.embed(params, STUDENT, TEACHER, "crd")
+    step = jax.jit(waiting.loss)
+    value, state = step(params, state, KEYS[1], IMAGES, STUDENT, TEACHER)
+    # The first sight is silent, and leaves embeddings where there was noise.
+    np.testing.assert_array_equal(value, 0.0)
+    assert not state.started
+    np.testing.assert_array_equal(np.flatnonzero(state.seen), sorted(ROWS.tolist()))
+    for bank, fresh in zip(state.banks, embeddings, strict=True):
+        np.testing.assert_allclose(bank[ROWS], fresh, rtol=1e-5, atol=1e-6)
+    # One image of four is seen again: it alone counts, and the constants are not fixed by it.
+    some = IMAGES._replace(indices=jnp.array([7, 1, 3, 4]))
+    value, later = step(params, state, KEYS[2], some, STUDENT, TEACHER)
+    assert value[0] > 0 and not later.started
+    np.testing.assert_array_equal(value[1:], 0.0)
+    # All are: from here on it is the authors' objective, from banks that are filled.
+    found = step(params, state, KEYS[2], IMAGES, STUDENT, TEACHER)
+    all_seen = state._replace(seen=jnp.ones(EXAMPLES, bool))
+    wanted = jax.jit(noisy.loss)(params, all_seen, KEYS[2], IMAGES, STUDENT, TEACHER)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    jax.tree.map(np.testing.assert_array_equal, found[1].banks, wanted[1].banks)
+    assert found[1].started and (found[0] > 0).all()
+    assert noisy.init(KEYS[0], IMAGES, STUDENT, TEACHER)[1].seen.all()
 
 
 def test_the_queue_forgets_the_oldest_and_the_first_step_is_that_of_the_batch():
@@ -285,6 +313,7 @@ def uneven():
         (lambda: crd(momentum=1.0), r"`momentum` must lie in \[0, 1\)"),
         (lambda: crd(positives="near"), "`positives` must be one of exact, relax"),
         (lambda: crd(draw_from="all"), "`draw_from` must be one of other_classes, anything"),
+        (lambda: crd(unseen="never"), "`unseen` must be one of wait, noise"),
         (lambda: crd(embedding_size=0), "`embedding_size` must be positive"),
         (lambda: objectives.crd(jnp.zeros(9, int), negatives=2), "every example is of one class"),
         (lambda: objectives.crd(LABELS - 1, negatives=2), "`labels` must be at least -1, got -2"),

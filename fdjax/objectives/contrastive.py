@@ -1,7 +1,7 @@
 """Contrastive representation distillation against a memory bank, a queue, or the batch itself."""
 
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from fdjax.types import Batch, Outputs
 
 Tree = Any
 Heads: TypeAlias = dict[str, Layer]
+Unseen = Literal["wait", "noise"]
 
 
 class BankState(NamedTuple):
@@ -27,15 +28,17 @@ class BankState(NamedTuple):
     Attributes:
         banks: Embedding of each example of the data by student and by teacher, when it was last
             seen.
-        log_normalisers: Logarithms of Z of student and teacher; zero before the first step.
+        log_normalisers: Logarithms of Z of student and teacher; zero before they are fixed.
         started: Whether a step has fixed them.
         classes: The data sorted by class, from which candidates are drawn.
+        seen: Whether the banks' row of an example counts: always, or once it was seen.
     """
 
     banks: Sides
     log_normalisers: Sides
     started: Bool[Array, ""]
     classes: Classes
+    seen: Bool[Array, " examples"]
 
 
 class QueueState(NamedTuple):
@@ -107,10 +110,13 @@ def contrast(
 
     Returns:
         Loss of each example against the banks as they were, and the new state: the first step
-        fixes the normalisers, and each step moves the rows of its batch.
+        most of whose images count fixes the normalisers, and each step moves the rows of its
+        batch. An image that does not count yet has a loss of zero, and its rows become its
+        embeddings.
     """
-    # In the first step the similarities are found twice, once for the normalisers.
+    # Before the normalisers are fixed the similarities are found twice, once for them.
     fixed = jax.lax.stop_gradient(embeddings)
+    seen = jnp.take(state.seen, indices)
 
     def first() -> Sides:
         logits = contrastive.bank_logits(*fixed, state.banks, candidates, temperature=temperature)
@@ -122,13 +128,19 @@ def contrast(
         *embeddings, state.banks, candidates, log_normalisers, temperature=temperature
     )
 
+    kept = jnp.where(seen, momentum, 0.0)[:, None]
+
     def moved(bank: Array, new: Array) -> Array:
         old = jnp.take(bank, indices, axis=0)
-        return bank.at[indices].set(contrastive.unit(momentum * old + (1 - momentum) * new))
+        return bank.at[indices].set(contrastive.unit(kept * old + (1 - kept) * new))
 
-    banks = Sides(*map(moved, state.banks, fixed))
-    started = jnp.ones_like(state.started)
-    return value, BankState(banks, log_normalisers, started, state.classes)
+    return jnp.where(seen, value, 0.0), BankState(
+        Sides(*map(moved, state.banks, fixed)),
+        log_normalisers,
+        state.started | (2 * seen.sum() > len(seen)),
+        state.classes,
+        state.seen.at[indices].set(True),
+    )
 
 
 def crd(
@@ -140,6 +152,7 @@ def crd(
     embedding_size: int = 128,
     temperature: float = 0.07,
     momentum: float = 0.5,
+    unseen: Unseen = "wait",
     sharding: jax.sharding.Sharding | None = None,
 ) -> Objective:
     """Contrastive representation distillation with the paper's memory bank; see `losses.crd`.
@@ -158,6 +171,12 @@ def crd(
         embedding_size: Numbers in an embedding.
         temperature: > 0; 0.07 in the authors' code, 0.1 in the paper on CIFAR-100.
         momentum: Share in [0, 1) of its old embedding that an example keeps when it is seen.
+        unseen: The banks begin as noise. With "wait" an example counts from the second time that
+            it is seen: at the first, its embeddings take the place of the noise. With "noise",
+            as in the authors' code, it counts at once, so that students are drawn towards noise
+            for the whole first pass over the data; that is nothing to hundreds of passes, and
+            spoils ten. A pass whose optimiser is `optax.set_to_zero()` fills the banks without
+            any training.
         sharding: Where the two banks lie, such as a `NamedSharding` of their first axis over a
             mesh; None for one device.
 
@@ -178,6 +197,7 @@ def crd(
     _check_settings(embedding_size, temperature)
     checks.choice("positives", positives, get_args(Positives))
     checks.choice("draw_from", draw_from, get_args(Negatives))
+    checks.choice("unseen", unseen, get_args(Unseen))
     checks.positive("negatives", negatives)
     checks.require(0 <= momentum < 1, f"`momentum` must lie in [0, 1), got {momentum}.")
     checks.shape("labels", labels, (None,))
@@ -213,7 +233,8 @@ def crd(
         fresh = partial(_fresh_bank, examples=examples, size=embedding_size, dtype=dtype)
         banks = (fresh(one, sharding=sharding) for one in bank_keys)
         zeros = Sides(jnp.zeros((), dtype), jnp.zeros((), dtype))
-        return heads, BankState(Sides(*banks), zeros, jnp.zeros((), bool), classes)
+        seen = jnp.full(examples, unseen == "noise")
+        return heads, BankState(Sides(*banks), zeros, jnp.zeros((), bool), classes, seen)
 
     def loss(
         params: Tree, state: Tree, key: Array, batch: Batch, student: Outputs, teacher: Outputs
