@@ -70,13 +70,29 @@ def _decomposed(rows: Rows) -> tuple[Directions, Float[Array, "batch _"]]:
     wide = positions < channels
     product = "bpc,bqc->bpq" if wide else "bpc,bpd->bcd"
     inner = jnp.einsum(product, rows, rows, precision=EXACT)
-    squares, vectors = jnp.linalg.eigh(inner, symmetrize_input=False)
+    squares, vectors = _eigh(inner)
     squares, vectors = jnp.maximum(squares[:, ::-1], 0.0), vectors[:, :, ::-1]
     exists = squares > _noise(squares, inner.shape[-1])
     if wide:
         vectors = jnp.einsum("bpc,bpn->bcn", rows, vectors, precision=EXACT)
         vectors = vectors * jax.lax.rsqrt(jnp.where(exists, squares, 1.0))[:, None]
     return jnp.where(exists[:, None], vectors, 0.0), jnp.where(exists, squares, 0.0)
+
+
+def _eigh(
+    matrices: Float[Array, "batch size size"],
+) -> tuple[Float[Array, "batch size"], Float[Array, "batch size size"]]:
+    """Eigenvalues and vectors of symmetric matrices; on a processor one matrix after the other.
+
+    There a batch of decompositions holds one of XLA's threads while it waits for others of the
+    same threads: two batches at once on two cores wait for each other for ever (jax 0.10.2).
+    """
+    decomposed = functools.partial(jnp.linalg.eigh, symmetrize_input=False)
+    if jax.default_backend() == "cpu":
+        squares, vectors = jax.lax.map(lambda one: tuple(decomposed(one)), matrices)
+    else:
+        squares, vectors = decomposed(matrices)
+    return squares, vectors
 
 
 def _noise(squares: Float[Array, "batch _"], size: int) -> Float[Array, "batch 1"]:
@@ -167,9 +183,7 @@ def kdsvd(
     and that changes nothing.
 
     On a CPU of several cores set OPENBLAS_NUM_THREADS=1 before starting: otherwise the threads
-    of the linear algebra and those of JAX hinder each other, from 64 channels on tenfold. On
-    two cores training was seen to stop for ever inside JAX's own eigensolver (jax 0.10.2); on
-    one, as by `taskset -c 0`, it was not.
+    of the linear algebra and those of JAX hinder each other, from 64 channels on tenfold.
 
     Args:
         student_maps: Of two layers or more, first one first.
