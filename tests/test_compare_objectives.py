@@ -56,6 +56,7 @@ def test_the_table_is_made_of_the_students(grid):
     assert (workdir / "gains.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_to_the_same_table(grid, flags, tmp_path):
     _, workdir, results = grid
     text = (workdir / "runs.jsonl").read_text()

@@ -108,6 +108,7 @@ def test_the_truth_is_the_gain_of_the_students(grid):
     assert (workdir / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_other_scores_need_no_student(grid, flags, tmp_path):
     workdir, results = grid
     lines = (workdir / "runs.jsonl").read_text().splitlines(keepends=True)

@@ -129,6 +129,7 @@ def test_the_optimiser_is_pytorchs(flags):
     assert _recipe.student_rate(compress.Config(learning_rate=0.2)) == 0.2
 
 
+@pytest.mark.slow
 def test_several_devices_train_the_same_student(flags):
     """Batch and bank spread over four devices; sums come in another order, no more."""
 

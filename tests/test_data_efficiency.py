@@ -79,6 +79,7 @@ def test_the_table_is_made_of_the_students(grid):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_grid_goes_on_where_it_was(grid, flags, tmp_path):
     workdir, results = grid
     lines = (workdir / "runs.jsonl").read_text().splitlines(keepends=True)

@@ -112,6 +112,7 @@ def test_the_same_seed_gives_the_same_numbers(world):
     assert first["accuracy"] == again["accuracy"] and first["ranking"] == again["ranking"]
 
 
+@pytest.mark.slow
 def test_scores_agree_between_settings_that_only_change_the_speed(world):
     folder, build = world
     config = {

@@ -22,6 +22,7 @@ def names(results):
     return [row["method"] for row in results["table"]]
 
 
+@pytest.mark.slow
 def test_an_ensemble_stands_beside_its_first_teacher(flags, tmp_path):
     more = {"teachers": ("mlp", "mlp"), "methods": ("crd+kd",), "workdir": str(tmp_path)}
     results = ensemble.run(ensemble.Config(**flags | more))

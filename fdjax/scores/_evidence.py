@@ -150,11 +150,14 @@ def _largest(
     around = middle[:, None] + jnp.arange(-1, 2)
     width = grid[1] - grid[0]
     best = grid[middle] + width * _vertex(jnp.take_along_axis(sampled, around, axis=1))
-    for share in CLOSER:
+
+    def nearer(best: Float[Array, " num_classes"], step: Float[Array, ""]) -> Any:
         # Not below what rounding leaves.
-        best = jnp.maximum(best, low + share * width)
-        offsets = share * width * jnp.arange(-1, 2, dtype=best.dtype)
-        best = best + share * width * _vertex(value(best[:, None] + offsets))
+        best = jnp.maximum(best, low + step)
+        offsets = step * jnp.arange(-1, 2, dtype=best.dtype)
+        return best + step * _vertex(value(best[:, None] + offsets)), None
+
+    best, _ = jax.lax.scan(nearer, best, width * jnp.asarray(CLOSER, grid.dtype))
     return value(best[:, None])[:, 0], best + jnp.log(problem.energy)
 
 
