@@ -174,9 +174,12 @@ def _at_the_largest(primals: Any, tangents: Any) -> Any:
     """The best ratio does not move the evidence: only the features do, at that ratio."""
     evidence, log_ratio = _largest(*primals)
     features, member = primals
+    known = member.sum(axis=1, keepdims=True) > 0
     examples = jnp.maximum(member.sum(), 1.0)
 
     def at(features: Array) -> Float[Array, " num_classes"]:
+        features = jnp.where(known, features, 0.0)
+
         def of_class(one: tuple[Array, Array]) -> Float[Array, ""]:
             target, log_ratio = one
             scaled = features * jnp.exp(-log_ratio / 2)

@@ -149,8 +149,8 @@ def score_faculty(
     `functools.partial` with settings once and keep it.
 
     On a processor, scores that use LAPACK are faster with `OPENBLAS_NUM_THREADS=1` in the
-    environment before JAX is imported (LogME by two fifths), as the experiments set it: its threads
-    wait by spinning, in the way of XLA's.
+    environment before JAX is imported, as the experiments set it: its threads wait by spinning, in
+    the way of XLA's.
 
     On a processor of two cores XLA (jax 0.10.2) has been seen to wait for ever in scores that use
     LAPACK, such as hscore; `JAX_CPU_ENABLE_ASYNC_DISPATCH=0` in the environment prevented it there,
