@@ -61,7 +61,8 @@ def accuracies(place, text):
     return found
 
 
-@pytest.mark.parametrize("only_trusted", [pytest.param("true", marks=pytest.mark.slow), "false"])
+@pytest.mark.slow
+@pytest.mark.parametrize("only_trusted", ["true", "false"])
 def test_students_of_teachers_without_trust_are_trained_once_to_the_same_end(
     place, trained, monkeypatch, only_trusted
 ):

@@ -52,7 +52,8 @@ def test_an_ensemble_refuses_beforehand(flags, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sides", [pytest.param("edges", marks=pytest.mark.slow), "chrominance"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sides", ["edges", "chrominance"])
 def test_one_side_teaches_the_other_without_labels(flags, tmp_path, sides):
     more = {"teacher": "mlp", "methods": ("crd+kd",), "sides": sides, "workdir": str(tmp_path)}
     results = cross_modal.run(cross_modal.Config(**flags | more | {"seeds": 1}))

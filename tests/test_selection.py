@@ -51,7 +51,11 @@ def test_stack_marks_black_boxes():
 KINDS = ("transport", "reference", "leep", "nce", "logme", "hscore", "sfda", "parc", "knn")
 
 
-@pytest.mark.parametrize("name", [*KINDS, "source_accuracy", "size", "random"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("hscore", "sfda", "parc")]
+QUICK = sorted({*KINDS, "source_accuracy", "size", "random"} - {"hscore", "sfda", "parc"})
+
+
+@pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_faculty_equals_one_by_one(name):
     score_fn = scores.SCORES[name]
     teachers = [teacher(0)[0], small(1), black_box(teacher(2)[0]), padded(teacher(3)[0])]
