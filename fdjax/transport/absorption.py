@@ -33,7 +33,8 @@ class Absorbing(direct_sum.Sinkhorn):
 
     def geometry(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.DirectSum:
         """The latest plans are the kernels."""
-        return direct_sum.DirectSum(state.memory[2], ot_prob.geom.examples)
+        kernels = direct_sum.both_ways(state.memory[2])
+        return direct_sum.DirectSum(kernels, ot_prob.geom.examples)
 
     def bounded(self, scaling: Array) -> Array:
         """A scaling whose products with others stay in the float range."""
@@ -46,8 +47,8 @@ class Absorbing(direct_sum.Sinkhorn):
         plan = absorbed(cost, f, b)
         u, v = (x.astype(plan.dtype) for x in (f > -jnp.inf, b > 0))
         product = plan.sum(axis=-1, keepdims=True)
-        lost = jnp.zeros_like(state.example_error, bool)
-        return direct_sum.Refreshed(u, v, product, lost, (cost, f, plan))
+        none = jnp.zeros_like(state.example_error)
+        return direct_sum.Refreshed(u, v, product, none > 0, none, (cost, f, plan))
 
     def output_from_state(self, ot_prob: Any, state: Any) -> Any:
         """The source potential, for the scaling holds only what came after the last check."""

@@ -28,9 +28,14 @@ class DirectSum(geometry.Geometry):
     ott-jax does not mind that they are not flat, and loops over blocks are vectorised better.
     """
 
-    def __init__(self, kernel: Float[Array, "teachers source target"], examples: int):
+    def __init__(self, kernels: tuple[Array, Array], examples: int):
         super().__init__(epsilon=1.0)
-        self.block_kernel, self.examples = kernel, examples
+        self.kernels, self.examples = kernels, examples
+
+    @property
+    def block_kernel(self) -> Float[Array, "teachers source target"]:
+        """The small matrix of every teacher."""
+        return self.kernels[1]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -46,30 +51,31 @@ class DirectSum(geometry.Geometry):
     def apply_kernel(self, vec: Any, eps: Any = None, axis: int = 0) -> Any:
         """One matrix product a teacher: K v (axis 1) or K' u (axis 0) of every example."""
         del eps  # always one: costs are in units of epsilon
-        return apply_kernel(self.block_kernel, vec, axis)
+        return apply(self.kernels[axis], vec)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """The kernel is a child, the number of examples is structure."""
-        return (self.block_kernel,), self.examples
+        """The kernels are children, the number of examples is structure."""
+        return self.kernels, self.examples
 
     @classmethod
     def tree_unflatten(cls, aux_data: Any, children: Any) -> "DirectSum":
         """Inverse of `tree_flatten`."""
-        (kernel,) = children
-        return cls(kernel, aux_data)
+        return cls(tuple(children), aux_data)
 
 
-def apply_kernel(
-    kernel: Float[Array, "teachers source target"],
+def both_ways(kernel: Float[Array, "teachers source target"]) -> tuple[Array, Array]:
+    """(K', K): in a loop XLA would transpose the kernel anew for every product."""
+    return jnp.swapaxes(kernel, -1, -2), kernel
+
+
+def apply(
+    matrix: Float[Array, "teachers rows labels"],
     scaling: Float[Array, "teachers labels examples"],
-    axis: int,
-) -> Float[Array, "teachers other_labels examples"]:
-    """K v for axis 1, K' u for axis 0, for every example of every teacher."""
+) -> Float[Array, "teachers rows examples"]:
+    """The matrix of each teacher times the columns of all its examples."""
     if scaling.shape[-1] == 1:  # XLA runs matrix-vector products faster as such
-        indices = "tij,tj->ti" if axis == 1 else "tij,ti->tj"
-        return jnp.einsum(indices, kernel, scaling[..., 0], precision=HIGHEST)[..., None]
-    matrix = kernel if axis == 1 else jnp.swapaxes(kernel, -1, -2)
-    if kernel.shape[0] == 1:  # and a plain product faster than a batch of one
+        return jnp.einsum("tij,tj->ti", matrix, scaling[..., 0], precision=HIGHEST)[..., None]
+    if matrix.shape[0] == 1:  # and a plain product faster than a batch of one
         return jnp.matmul(matrix[0], scaling[0], precision=HIGHEST)[None]
     return jnp.matmul(matrix, scaling, precision=HIGHEST)
 
@@ -114,6 +120,7 @@ class Refreshed(NamedTuple):
         v: Target scaling.
         product: K v.
         lost: Examples that this way of computing does not hold.
+        drift: Nats by which u should shrink and v grow, which changes no plan; mostly none.
         memory: See `State`.
     """
 
@@ -121,6 +128,7 @@ class Refreshed(NamedTuple):
     v: Float[Array, "teachers target examples"]
     product: Float[Array, "teachers source examples"]
     lost: Bool[Array, "teachers examples"]
+    drift: Float[Array, "teachers examples"]
     memory: Any
 
 
@@ -185,7 +193,7 @@ class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
 
     def checked_step(self, ot_prob: Any, state: State, sweep: Any) -> State:
         """An iteration whose target update is exact, which tells the error on the way."""
-        u, v, product, lost, memory = self.refresh(ot_prob, state)
+        u, v, product, lost, drift, memory = self.refresh(ot_prob, state)
         a = ot_prob.a
         error = jnp.abs(u * product - a).sum(axis=-2)
         lost = lost | ~jnp.isfinite(error)
@@ -194,11 +202,11 @@ class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
         # it in the batch; one that is lost is left to another way of computing.
         left = ~lost & (error >= self.threshold)
         relaxation = jnp.where(left, chosen, RESTING)
-        u = self.bounded(relaxed(a, product, u, relaxation[:, None]))
+        u = self.bounded(relaxed(a, product, u, relaxation[:, None])) * jnp.exp(-drift)[:, None]
         # ott-jax stops at an error below the threshold.
         worst = jnp.where(left.mean() > self.leave, jnp.where(left, error, 0.0).max(), 0.0)
         return State(
-            potentials=(u, v),
+            potentials=(u, v * jnp.exp(drift)[:, None]),
             errors=state.errors.at[sweep, 0].set(worst),
             example_error=error,
             relaxation=relaxation,
@@ -262,7 +270,7 @@ def iterate(
     Returns:
         What the solver keeps as its source side, and the iterations of every example.
     """
-    geom = DirectSum(kernel, source.shape[-1])
+    geom = DirectSum(both_ways(kernel), source.shape[-1])
     problem = linear_problem.LinearProblem(geom, source, target)
     interval = check_interval(max_iterations)
     loop = solver(

@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fdjax.transport import direct_sum
 
-_DRIFT = 8.0  # nats by which scalings may drift before they are balanced
+_FAR = 20.0  # nats to which sums of scalings may grow before these are balanced
+_DRIFT = 8.0  # nats by which their ranges must differ
 
 
 class Solved(NamedTuple):
@@ -41,39 +42,47 @@ def _tiny(dtype: Any) -> float:
     return float(jnp.finfo(dtype).tiny)
 
 
-def _lost_mass(kernel: Array, u: Array, v: Array) -> Float[Array, "teachers examples"]:
+def _lost_mass(
+    kernel: Array, u: Array, v: Array, totals: tuple[Array, Array]
+) -> Float[Array, "teachers examples"]:
     """Bound on the mass that the float range lost of every example's plan.
 
     Entries of the kernel that underflowed are of mass u_i v_j tiny at most, and single products
-    within the sums are below tiny each.
+    within the sums are below tiny each. The totals are the sums of u and v.
     """
     tiny = _tiny(kernel.dtype)
     under = kernel < tiny
 
     def entries() -> Array:
-        rows = direct_sum.apply_kernel(under.astype(kernel.dtype), v, 1)
+        rows = direct_sum.apply(under.astype(kernel.dtype), v)
         return inner(u, rows)
 
     underflowed = jax.lax.cond(under.any(), entries, lambda: jnp.zeros_like(u[:, 0]))
-    products = v.shape[-2] * u.sum(axis=-2) + u.shape[-2] * v.sum(axis=-2)
-    return tiny * (underflowed + products)
+    total_u, total_v = totals
+    return tiny * (underflowed + v.shape[-2] * total_u + u.shape[-2] * total_v)
 
 
-def _balanced(u: Array, v: Array) -> tuple[Array, Array]:
-    """Scalings (u / t, v t), of the same plan, of the same range; unless they are near it.
+def _totals(u: Array, v: Array) -> tuple[Array, Array]:
+    """Sum of the scalings of every example."""
+    return u.sum(axis=-2), v.sum(axis=-2)
+
+
+def _drift(u: Array, v: Array, totals: tuple[Array, Array]) -> Float[Array, "teachers examples"]:
+    """Nats by which v should grow and u shrink for both to have the same range; mostly none.
 
     Their product is bounded by the plan, but each alone may drift out of the float range.
     """
-    middle_u, middle_v = (
-        jnp.log(x.max(axis=-2)) + jnp.log(jnp.where(x > 0, x, jnp.inf).min(axis=-2)) for x in (u, v)
-    )
-    shift = (middle_u - middle_v)[:, None] / 4
-    shift = jnp.where(jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
+    far = jnp.maximum(*totals) > jnp.exp(_FAR)
 
-    def moved() -> tuple[Array, Array]:
-        return u * jnp.exp(-shift), v * jnp.exp(shift)
+    def drift() -> Array:
+        middle_u, middle_v = (
+            jnp.log(x.max(axis=-2)) + jnp.log(jnp.where(x > 0, x, jnp.inf).min(axis=-2))
+            for x in (u, v)
+        )
+        shift = (middle_u - middle_v) / 4
+        return jnp.where(far & jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
 
-    return jax.lax.cond((shift != 0).any(), moved, lambda: (u, v))
+    return jax.lax.cond(far.any(), drift, lambda: jnp.zeros_like(totals[0]))
 
 
 @direct_sum.registered
@@ -81,16 +90,11 @@ class _Scaling(direct_sum.Sinkhorn):
     """Scalings as they are; an example whose plan the float range does not hold is lost."""
 
     def refresh(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.Refreshed:
-        geom = ot_prob.geom
-        kernel, u = geom.block_kernel, state.fu
-        v = ot_prob.b / jnp.maximum(direct_sum.apply_kernel(kernel, u, 0), _tiny(u.dtype))
-        u, v = _balanced(u, v)
-        product = direct_sum.apply_kernel(kernel, v, 1)
-        return direct_sum.Refreshed(u, v, product, self.lost(kernel, u, v), ())
-
-    def lost(self, kernel: Array, u: Array, v: Array) -> Bool[Array, "teachers examples"]:
-        """Whether more is lost than a hundredth of the threshold."""
-        return ~(_lost_mass(kernel, u, v) < 1e-2 * self.threshold)
+        geom, u = ot_prob.geom, state.fu
+        v = ot_prob.b / jnp.maximum(geom.apply_kernel(u, axis=0), _tiny(u.dtype))
+        product, totals = geom.apply_kernel(v, axis=1), _totals(u, v)
+        lost = ~(_lost_mass(geom.block_kernel, u, v, totals) < 1e-2 * self.threshold)
+        return direct_sum.Refreshed(u, v, product, lost, _drift(u, v, totals), ())
 
 
 def solve(
@@ -136,16 +140,17 @@ def solve(
         max_iterations=max_iterations,
         leave=leave,
     )
-    product = direct_sum.apply_kernel(kernel, u, 0)
+    product = direct_sum.apply(jnp.swapaxes(kernel, -1, -2), u)
     v = target / jnp.maximum(product, tiny)
     g = column - jnp.log(product)
-    back = direct_sum.apply_kernel(kernel, v, 1)
+    back = direct_sum.apply(kernel, v)
     error = jnp.abs(u * back - source).sum(axis=-2)
     # Where there is mass, f is the iterate (so that the plan's columns are exact); elsewhere
     # it is the soft-minimum that the first grain of mass would have.
     massive = source > 0
     f = row + jnp.log(jnp.where(massive, u, 1.0)) - jnp.log(jnp.where(massive, source, back))
-    transport_cost = inner(u, direct_sum.apply_kernel(kernel * cost, v, 1))
+    transport_cost = inner(u, direct_sum.apply(kernel * cost, v))
     value = dual(source, f, target, g)  # finite only if every potential is
-    held = jnp.isfinite(value) & (_lost_mass(kernel, u, v) < 1e-2 * threshold)
+    lost = _lost_mass(kernel, u, v, _totals(u, v))
+    held = jnp.isfinite(value) & (lost < 1e-2 * threshold)
     return Solved(f, g, transport_cost, value, error, iterations), held
