@@ -65,12 +65,15 @@ def _iteration_seconds(
     """
     if not settings.detail:
         return None
-    few, many = 20, 120  # of which none is the last, as no error is below the threshold
+    few, many = 20, 120
     arrays = _answers.arrays(problem)
     timings = settings.measure_together(
         [(_solve_ours(problem, 1e-30, domain, count), *arrays) for count in (few, many)]
     )
-    # Noise can turn the difference of two short calls round: that is no measurement.
+    # No error is below the threshold, but where the float range holds no example to it the loop
+    # ends at once; and noise can turn the difference of two short calls round. Neither measures.
+    if [int(timing.result.iterations.max()) for timing in timings] != [few, many]:
+        return None
     seconds = (timings[1].seconds - timings[0].seconds) / (many - few)
     return seconds if seconds > 0 else None
 

@@ -28,6 +28,7 @@ def grid(flags, tmp_path_factory):
     return config, workdir, compare.run(config)
 
 
+@pytest.mark.slow
 def test_every_student_of_the_grid_is_written_down_once(grid):
     _, workdir, results = grid
     first = json.loads((workdir / "runs.jsonl").read_text().splitlines()[0])
@@ -37,6 +38,7 @@ def test_every_student_of_the_grid_is_written_down_once(grid):
     assert set(results["tasks"]) == {"toy@0"}
 
 
+@pytest.mark.slow
 def test_the_table_is_made_of_the_students(grid):
     _, workdir, results = grid
     values = toy_faculty.written(workdir)
@@ -75,6 +77,7 @@ def test_a_killed_grid_goes_on_to_the_same_table(grid, flags, tmp_path):
     assert (tmp_path / "runs.jsonl").stat().st_size == again
 
 
+@pytest.mark.slow
 def test_a_finished_grid_goes_on_with_more_objectives(grid, flags, tmp_path):
     _, workdir, results = grid
     text = (workdir / "runs.jsonl").read_text()
@@ -89,6 +92,7 @@ def test_a_finished_grid_goes_on_with_more_objectives(grid, flags, tmp_path):
     assert after.startswith(text) and len(after.splitlines()) == len(text.splitlines()) + 4
 
 
+@pytest.mark.slow
 def test_other_flags_or_another_faculty_are_refused(grid, flags, tmp_path):
     config, workdir, _ = grid
     changed = compare.Config(**flags | {"workdir": str(workdir), "shots": 5})

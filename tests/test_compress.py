@@ -29,6 +29,7 @@ def finished(flags, tmp_path_factory):
     return workdir, compress.run(compress.Config(workdir=str(workdir), **flags))
 
 
+@pytest.mark.slow
 def test_every_student_is_written_down_once(finished):
     workdir, results = finished
     first, *lines = map(json.loads, (workdir / "runs.jsonl").read_text().splitlines())
@@ -50,6 +51,7 @@ def test_every_student_is_written_down_once(finished):
     assert (workdir / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers_and_with_more_methods(finished, flags, tmp_path):
     workdir, results = finished
     lines = (workdir / "runs.jsonl").read_text().splitlines(keepends=True)

@@ -43,6 +43,7 @@ def grid(flags, tmp_path_factory):
     return workdir, data_efficiency.run(data_efficiency.Config(workdir=str(workdir), **flags))
 
 
+@pytest.mark.slow
 def test_each_student_is_a_line_and_keeps_to_its_share(grid):
     workdir, results = grid
     first, *lines = map(json.loads, (workdir / "runs.jsonl").read_text().splitlines())
@@ -57,6 +58,7 @@ def test_each_student_is_a_line_and_keeps_to_its_share(grid):
             assert run["used"] == 0.5 * whole
 
 
+@pytest.mark.slow
 def test_the_table_is_made_of_the_students(grid):
     workdir, results = grid
     runs = results["runs"]
@@ -124,6 +126,7 @@ def test_across_labels_the_significance_is_the_transport_cost(flags, tmp_path):
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_record_of_a_teacher_is_kept_and_is_for_its_data_only(flags, grid):
     config = data_efficiency.Config(**flags)
     (name,) = data_efficiency.teachers(config, config.root)

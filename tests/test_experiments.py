@@ -264,6 +264,7 @@ def test_the_command_line_of_a_run_names_what_differs_from_the_defaults():
     )
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs(world, capsys):
     _, build = world
     page = (REPOSITORY / "README.md").read_text()

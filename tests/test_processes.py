@@ -101,6 +101,7 @@ def test_who_waits_in_vain_says_so():
     assert "error: process 0 of 2 waited 1 seconds in vain for the others" in said
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_fail_as_one(tmp_path):
     address = free_address()
 

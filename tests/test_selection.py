@@ -51,7 +51,7 @@ def test_stack_marks_black_boxes():
 KINDS = ("transport", "reference", "leep", "nce", "logme", "hscore", "sfda", "parc", "knn")
 
 
-LONG = ("hscore", "sfda", "parc")  # to compile
+LONG = ("logme", "hscore", "sfda", "parc")  # to compile
 
 
 @pytest.mark.parametrize(
