@@ -187,9 +187,19 @@ def test_iterations_that_were_run(iterations, domain, mode, run):
         assert _solvers._iterations_run(solution, "wide") == 80.0
 
 
-@pytest.mark.parametrize(("seconds", "slope"), [((7.0, 17.0), 0.1), ((7.0, 6.0), None)])
-def test_one_iteration_is_the_slope_of_two_solves(monkeypatch, seconds, slope):
-    timings = [_timing.Timing(0.0, each, (), None) for each in seconds]
+@pytest.mark.parametrize(
+    ("seconds", "iterations", "slope"),
+    [
+        ((7.0, 17.0), (20, 120), 0.1),
+        ((7.0, 6.0), (20, 120), None),
+        ((7.0, 7.1), (10, 10), None),  # the float range holds no example: both ended at once
+    ],
+)
+def test_one_iteration_is_the_slope_of_two_solves(monkeypatch, seconds, iterations, slope):
+    results = [FakeSolution(np.array([10, most]), np.zeros(2)) for most in iterations]
+    timings = [
+        _timing.Timing(0.0, each, (), result) for each, result in zip(seconds, results, strict=True)
+    ]
     monkeypatch.setattr(_answers.Settings, "measure_together", lambda *_: timings)
     settings = _answers.Settings(detail=True)
     found = _solvers._iteration_seconds(constant_problem(1, 2, 3, 2), settings, "log")

@@ -1,6 +1,7 @@
 """Entropic optimal transport between every teacher prediction and its student prediction."""
 
-from functools import lru_cache
+import math
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fdjax import checks
-from fdjax.transport import domains
+from fdjax.transport import domains, parts
 from fdjax.transport.domains import Domain, Solved, check_domain
 from fdjax.transport.masses import log, mass_tolerance, unit_masses
 
@@ -184,6 +185,7 @@ def solve(
     max_iterations: int = 2000,
     initial: Potentials | None = None,
     domain: Domain = "auto",
+    memory_limit: int | None = None,
 ) -> Solution:
     """Solves min <P, cost> + epsilon KL(P | source target') for a whole batch or faculty.
 
@@ -209,6 +211,9 @@ def solve(
             epsilon; "auto" is "kernel", and for those examples that do not fit and for the
             last stragglers, some at a time, "wide" (not on TPUs, where float64 is no wider),
             and then "log".
+        memory_limit: Bytes that the solve may hold, about, beside arguments and results:
+            teachers, or examples of one, are then solved in parts, one after the other. All
+            at once by default, which is mostly as fast.
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.
@@ -219,17 +224,46 @@ def solve(
     References:
         Cuturi, Sinkhorn Distances, NeurIPS 2013; ott-jax.
     """
-    solution, _ = solve_relative(
-        cost,
-        source,
-        target,
-        epsilon=epsilon,
-        threshold=threshold,
-        max_iterations=max_iterations,
-        initial=initial,
-        domain=domain,
+    settings: Any = {"threshold": threshold, "max_iterations": max_iterations, "domain": domain}
+    if memory_limit is None:
+        return solve_relative(cost, source, target, epsilon=epsilon, initial=initial, **settings)[0]
+    checks.positive("memory_limit", memory_limit)
+    # Within the parts values are traced and no longer looked at.
+    check_problem(cost, source, target, epsilon)
+    faculty, (batch, labels) = cost.shape[:-2], source.shape[-2:]
+    arrays = (source, target, *(initial or ()))
+    itemsize = max(4, *(array.dtype.itemsize for array in (cost, *arrays)))
+    part = parts.largest(
+        math.prod(faculty), batch, labels, target.shape[-1], itemsize, memory_limit
     )
-    return solution
+    solution = _solve_in_parts(
+        cost.reshape(-1, *cost.shape[-2:]),
+        tuple(array.reshape(-1, *array.shape[-2:]) for array in arrays),
+        epsilon,
+        part=part,
+        **settings,
+    )
+    return Solution(*(leaf.reshape(*faculty, *leaf.shape[1:]) for leaf in solution))
+
+
+@partial(jax.jit, static_argnames=("part", "domain", "threshold", "max_iterations"))
+def _solve_in_parts(
+    cost: Float[Array, "teachers source target"],
+    arrays: tuple[Array, ...],
+    epsilon: Any,
+    *,
+    part: parts.Part,
+    **settings: Any,
+) -> Solution:
+    """All of them; jitted, as a loop outside `jit` is compiled anew in every call."""
+
+    def solve_part(cost: Array, source: Array, target: Array, *initial: Any) -> Solution:
+        found, _ = solve_relative(
+            cost, source, target, epsilon=epsilon, initial=initial or None, **settings
+        )
+        return found
+
+    return parts.run(solve_part, part, cost, arrays)
 
 
 def plan(
