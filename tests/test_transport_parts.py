@@ -30,9 +30,9 @@ def bytes_of(examples, teachers=1, source=7, target=5):
     [
         ((), bytes_of(4) + 1, (1, 4)),
         ((5,), bytes_of(2 * 11, teachers=2) + 1, (2, 11)),
-        ((2, 3), bytes_of(4 * 11, teachers=4), (4, 11)),
         ((2, 3), 10**9, (6, 11)),
-        ((3,), 1, (1, 1)),
+        pytest.param((2, 3), bytes_of(4 * 11, teachers=4), (4, 11), marks=pytest.mark.slow),
+        pytest.param((3,), 1, (1, 1), marks=pytest.mark.slow),
     ],
 )
 def test_parts_give_what_one_solve_gives(faculty, limit, part):
@@ -54,7 +54,14 @@ def test_parts_give_what_one_solve_gives(faculty, limit, part):
     np.testing.assert_allclose(again.regularised_cost, whole.regularised_cost, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(8, 1024, 100, 20), (1, 8192, 100, 20), (4, 512, 1000, 100)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (8, 1024, 100, 20),
+        pytest.param((1, 8192, 100, 20), marks=pytest.mark.slow),
+        pytest.param((4, 512, 1000, 100), marks=pytest.mark.slow),
+    ],
+)
 def test_no_more_is_held_than_was_allowed(shape):
     teachers, batch, source, target = shape
     arrays = problems(teachers, batch=batch, source=source, target=target)

@@ -213,7 +213,7 @@ def solve(
             and then "log".
         memory_limit: Bytes that the solve may hold, about, beside arguments and results:
             teachers, or examples of one, are then solved in parts, one after the other. All
-            at once by default, which is mostly as fast.
+            at once by default, which is mostly faster.
 
     Returns:
         The solution; examples that did not converge are marked, not hidden.
