@@ -303,6 +303,7 @@ def _sum_over_teachers(parts: list[tuple[float, Objective]]) -> Objective:
             lambda params, state, key, batch, student, teacher: term.loss(
                 params, state, key, batch, student, one(teacher)
             ),
+            term.listens,
         )
 
     return objectives.weighted_sum(

@@ -347,7 +347,5 @@ class Lesson:
             begun = self._first.train(seed, place, f"{self.method.text}, first stage")
             paraphraser = begun.objective_params
         made = goal(self.method, self.scene, cost=cost, paraphraser=paraphraser)
-        # A short training cannot spare the pass in which CRD's banks are filled.
-        listens = self.method.name == "crd" and self.method.settings.get("unseen") != "noise"
-        self._last = self._course(made, listens=listens)
+        self._last = self._course(made)
         return self._last

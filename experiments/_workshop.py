@@ -182,9 +182,8 @@ class Course:
         teach: As for `training.make_step`.
         teacher: What `teach` reads.
         optimiser: Of all trained numbers.
-        epochs: Passes over the images.
-        listens: Whether a pass goes before them in which nothing is trained, but the objective
-            remembers what it sees, as CRD does in its banks.
+        epochs: Passes over the images; where the objective listens, as CRD does to fill its
+            banks, one pass goes before them in which nothing is trained.
     """
 
     workshop: Workshop
@@ -195,7 +194,6 @@ class Course:
     teacher: Any
     optimiser: optax.GradientTransformation
     epochs: int
-    listens: bool = False
 
     @functools.cached_property
     def step(self) -> training.Step:
@@ -250,7 +248,7 @@ class Course:
         mesh = self.workshop.mesh
         if mesh is not None:
             state = sharding.put_rest(state, sharding.everywhere(mesh))
-        return self._after_listening(state, seed) if self.listens else state
+        return self._after_listening(state, seed) if self.objective.listens else state
 
     def _after_listening(self, state: training.TrainState, seed: int) -> training.TrainState:
         """The state with what the objective remembers after a pass in which nothing is trained."""

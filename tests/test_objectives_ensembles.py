@@ -67,3 +67,15 @@ def test_wrong_parts_are_refused():
     objective = objectives.ensemble(objectives.kd(), PARTS[:1])
     with pytest.raises(checks.InputError, match="parts add up to"):
         objective.init(KEYS[3], BATCH, STUDENT, objectives.side_by_side(TEACHERS))
+
+
+@pytest.mark.parametrize("unseen", ["wait", "noise"])
+def test_what_only_remembers_at_first_says_so_in_every_sum(unseen):
+    bank = objectives.crd(np.arange(5) % 3, negatives=3, unseen=unseen)
+    sums = (
+        objectives.ensemble(bank, PARTS),
+        objectives.weighted_sum((1.0, objectives.kd()), (0.5, bank)),
+        objectives.combined(bank, objectives.Weights(1.0, 1.0, 0.8)),
+    )
+    assert all(each.listens == (unseen == "wait") for each in (bank, *sums))
+    assert not objectives.combined(bank, objectives.Weights(1.0, 1.0, 0.0)).listens

@@ -20,12 +20,15 @@ class Objective(NamedTuple):
             batch. `params` are trained with the student; `state` is carried along.
         loss: `(params, state, key, batch, student, teacher) -> (per_example, state)`. The
             mean of `per_example` over the batch is minimised.
+        listens: Whether an image that it sees for the first time is only remembered. A short
+            training then gains by a pass before it in which nothing is trained.
     """
 
     init: Callable[[Array, Batch, Outputs, Outputs], tuple[Tree, Tree]]
     loss: Callable[
         [Tree, Tree, Array, Batch, Outputs, Outputs], tuple[Float[Array, " batch"], Tree]
     ]
+    listens: bool = False
 
 
 def stateless(loss: Callable[[Batch, Outputs, Outputs], Float[Array, " batch"]]) -> Objective:
@@ -69,4 +72,4 @@ def weighted_sum(*terms: tuple[float, Objective]) -> Objective:
             updated.append(new)
         return total, (weights, tuple(updated))
 
-    return Objective(init, loss)
+    return Objective(init, loss, listens=any(term.listens for _, term in terms))

@@ -255,7 +255,7 @@ def crd(
             new = new._replace(banks=jax.lax.with_sharding_constraint(new.banks, sharding))
         return value, new
 
-    return Objective(init, loss)
+    return Objective(init, loss, listens=unseen == "wait")
 
 
 def _check_settings(embedding_size: int, temperature: float) -> None:

@@ -112,4 +112,4 @@ def ensemble(objective: Objective, parts: Sequence[Part]) -> Objective:
         ]
         return jnp.stack([value for value, _ in found]).sum(axis=0), [new for _, new in found]
 
-    return Objective(init, loss)
+    return Objective(init, loss, objective.listens)
