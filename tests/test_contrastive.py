@@ -348,8 +348,8 @@ def test_a_run_goes_on_from_a_checkpoint_with_bank_queue_and_normalisers(tmp_pat
 
     def lesson(**settings):
         # Started from noise, the bank counts from the first step, before every row has moved.
-        settings |= {"unseen": "noise", "negatives": 32, "embedding_size": SIZE}
-        bank = objectives.crd(labels, **settings)
+        settings = {"unseen": "noise"} | settings
+        bank = objectives.crd(labels, negatives=32, embedding_size=SIZE, **settings)
         objective = weighted_sum(
             (1.0, cross_entropy()),
             (0.8, bank),
@@ -379,3 +379,11 @@ def test_a_run_goes_on_from_a_checkpoint_with_bank_queue_and_normalisers(tmp_pat
     assert (bank.banks.student != fresh).any(axis=1)[seen].all()
     alone = fit(lesson(), 6).objective_state[1][1]
     np.testing.assert_allclose(alone.banks.student, bank.banks.student, atol=1e-4)
+
+    waiting, folder = lesson(unseen="wait"), tmp_path / "waiting"
+    fit(waiting, 3, folder=folder)
+    resumed = fit(waiting, 6, folder=folder, resume=True)
+    worlds.assert_same(resumed, fit(waiting, 6))
+    held = resumed.objective_state[1][1]
+    assert not held.started
+    np.testing.assert_array_equal(np.flatnonzero(held.seen), np.unique(seen))
