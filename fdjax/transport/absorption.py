@@ -47,14 +47,8 @@ class Absorbing(direct_sum.Sinkhorn):
         plan = absorbed(cost, f, b)
         u, v = (x.astype(plan.dtype) for x in (f > -jnp.inf, b > 0))
         product = plan.sum(axis=-1, keepdims=True)
-        none = jnp.zeros_like(state.example_error)
-        return direct_sum.Refreshed(u, v, product, none > 0, none, (cost, f, plan))
-
-    def output_from_state(self, ot_prob: Any, state: Any) -> Any:
-        """The source potential, for the scaling holds only what came after the last check."""
-        output = super().output_from_state(ot_prob, state)
-        u, *others = output.potentials
-        return output.set(potentials=(state.memory[1] + log(u), *others))
+        none = jnp.zeros_like(state.lost)
+        return direct_sum.Refreshed(u, v, product, none, (cost, f, plan))
 
 
 def absorbed(cost: Array, f: Array, b: Array) -> Float[Array, "problems source target"]:
@@ -92,15 +86,16 @@ def solve(
     first = log(source) + start
     plan = absorbed(cost, first, target)
     ones = tuple((mass > 0).astype(plan.dtype) for mass in (source, target))
-    f, iterations = direct_sum.iterate(
+    state = direct_sum.iterate(
         Absorbing,
         plan,
         source,
         target,
-        (ones, (cost, first, plan)),
+        (ones, plan.sum(axis=-1, keepdims=True), (cost, first, plan)),
         threshold=threshold,
         max_iterations=max_iterations,
     )
+    f = state.memory[1]
     g = target_potential(cost, f)
     exponent = jnp.swapaxes(g + log(target), 1, 2) - cost
     plan = jnp.exp(f + exponent)
@@ -108,4 +103,4 @@ def solve(
     f = jnp.where(source > 0, f - log(source), -log_sum_exp(exponent, 2))
     transport_cost = (plan * cost).sum(axis=(1, 2))[:, None]
     value = scaling.dual(source, f, target, g)
-    return scaling.Solved(f, g, transport_cost, value, error, iterations)
+    return scaling.Solved(f, g, transport_cost, value, error, state.iterations)

@@ -85,8 +85,10 @@ class State(NamedTuple):
 
     Attributes:
         potentials: Scalings (u, v); the name is ott-jax's.
+        product: K v, from which the next source scaling follows.
         errors: Largest error at every check; ott-jax's record, by which it stops.
         example_error: L1 error of the source marginal at the last check.
+        lost: Examples that this way of computing did not hold at the last check.
         relaxation: Over-relaxation in use.
         iterations: Run before the example was done.
         memory: What the way of computing carries along; see `Sinkhorn.refresh`.
@@ -95,8 +97,10 @@ class State(NamedTuple):
     potentials: tuple[
         Float[Array, "teachers source examples"], Float[Array, "teachers target examples"]
     ]
+    product: Float[Array, "teachers source examples"]
     errors: Float[Array, "checks 1"]
     example_error: Float[Array, "teachers examples"]
+    lost: Bool[Array, "teachers examples"]
     relaxation: Float[Array, "teachers examples"]
     iterations: Int[Array, "teachers examples"]
     memory: Any
@@ -120,7 +124,6 @@ class Refreshed(NamedTuple):
         v: Target scaling.
         product: K v.
         lost: Examples that this way of computing does not hold.
-        drift: Nats by which u should shrink and v grow, which changes no plan; mostly none.
         memory: See `State`.
     """
 
@@ -128,16 +131,16 @@ class Refreshed(NamedTuple):
     v: Float[Array, "teachers target examples"]
     product: Float[Array, "teachers source examples"]
     lost: Bool[Array, "teachers examples"]
-    drift: Float[Array, "teachers examples"]
     memory: Any
 
 
 class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
     """ott-jax's Sinkhorn, over-relaxed and stopped by the error of every single example.
 
-    What ott-jax calls an iteration is here a sweep: `interval` iterations, of which the last
-    checks the error. It ends once no more than the share `leave` of the examples is left, which
-    then are not worth a sweep of all. Subclasses keep the scalings within the float range.
+    What ott-jax calls an iteration is here a sweep: `interval` iterations and then a check, whose
+    scalings, product and error belong together. The loop ends once no more than the share
+    `leave` of the examples is left, which then are not worth a sweep of all. Subclasses keep
+    the scalings within the float range.
     """
 
     def __init__(self, *, interval: int, leave: float = 0.0, **settings: Any):
@@ -149,6 +152,11 @@ class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
         del state
         return ot_prob.geom
 
+    def source(self, ot_prob: Any, state: State) -> Array:
+        """Marginal that the source scaling has to meet."""
+        del state
+        return ot_prob.a
+
     @abc.abstractmethod
     def refresh(self, ot_prob: Any, state: State) -> Refreshed:
         """Meets the target marginal exactly, which a check of the error needs."""
@@ -157,15 +165,21 @@ class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
         """A scaling that stays within the float range until it is refreshed."""
         return scaling
 
+    def balanced(self, state: State) -> State:
+        """The same plan after a check, with scalings that are fit for another sweep."""
+        return state
+
     def init_state(self, ot_prob: Any, init: Any) -> Any:
-        """The first state, from the scalings and the memory in `init`."""
-        (u, v), memory = init
+        """The first state, as after a check, from scalings, product and memory in `init`."""
+        (u, v), product, memory = init
         shape = (ot_prob.geom.block_kernel.shape[0], ot_prob.geom.examples)
         return State(
             potentials=(u, v),
-            errors=-jnp.ones((self.outer_iterations, 1), u.dtype),
-            example_error=jnp.full(shape, jnp.inf, u.dtype),
-            relaxation=jnp.ones(shape, u.dtype),
+            product=product,
+            errors=-jnp.ones((self.outer_iterations, 1), v.dtype),
+            example_error=jnp.full(shape, jnp.inf, v.dtype),
+            lost=jnp.zeros(shape, bool),
+            relaxation=jnp.ones(shape, v.dtype),
             iterations=jnp.zeros(shape, jnp.int32),
             memory=memory,
         )
@@ -177,49 +191,51 @@ class Sinkhorn(sinkhorn.Sinkhorn, abc.ABC):
         def plain(_: Any, state: State) -> State:
             return self.kernel_step(ot_prob, state, iteration)
 
+        state = self.balanced(self.source_step(ot_prob, state))
         state = jax.lax.fori_loop(0, self.interval - 1, plain, state)
-        return self.checked_step(ot_prob, state, iteration)
+        return self.check(ot_prob, state, iteration)
 
     def kernel_step(self, ot_prob: Any, state: Any, iteration: Any) -> Any:
         """One iteration: the target scaling is updated, then the source scaling."""
         del iteration
-        geom, relaxation = self.geometry(ot_prob, state), state.relaxation[:, None]
-        u, v = state.potentials
+        geom, (u, v) = self.geometry(ot_prob, state), state.potentials
         product = geom.apply_kernel(u, axis=0)
-        v = self.bounded(relaxed(ot_prob.b, product, v, relaxation))
+        v = self.bounded(relaxed(ot_prob.b, product, v, state.relaxation[:, None]))
         product = geom.apply_kernel(v, axis=1)
-        u = self.bounded(relaxed(ot_prob.a, product, u, relaxation))
+        return self.source_step(ot_prob, state._replace(potentials=(u, v), product=product))
+
+    def source_step(self, ot_prob: Any, state: State) -> State:
+        """Half an iteration: the source scaling is updated from the product."""
+        u, v = state.potentials
+        mass = self.source(ot_prob, state)
+        u = self.bounded(relaxed(mass, state.product, u, state.relaxation[:, None]))
         return state._replace(potentials=(u, v))
 
-    def checked_step(self, ot_prob: Any, state: State, sweep: Any) -> State:
-        """An iteration whose target update is exact, which tells the error on the way."""
-        u, v, product, lost, drift, memory = self.refresh(ot_prob, state)
-        a = ot_prob.a
-        error = jnp.abs(u * product - a).sum(axis=-2)
+    def check(self, ot_prob: Any, state: State, sweep: Any) -> State:
+        """Half an iteration, whose target update is exact, which tells the error."""
+        u, v, product, lost, memory = self.refresh(ot_prob, state)
+        state = state._replace(potentials=(u, v), product=product, memory=memory)
+        error = jnp.abs(u * product - self.source(ot_prob, state)).sum(axis=-2)
         lost = lost | ~jnp.isfinite(error)
         chosen = next_relaxation(state.relaxation, state.example_error, error, self.interval)
         # An example that is done rests, so that its answer is its own, whatever stands beside
         # it in the batch; one that is lost is left to another way of computing.
         left = ~lost & (error >= self.threshold)
-        relaxation = jnp.where(left, chosen, RESTING)
-        u = self.bounded(relaxed(a, product, u, relaxation[:, None])) * jnp.exp(-drift)[:, None]
         # ott-jax stops at an error below the threshold.
         worst = jnp.where(left.mean() > self.leave, jnp.where(left, error, 0.0).max(), 0.0)
-        return State(
-            potentials=(u, v * jnp.exp(drift)[:, None]),
+        resting = state.relaxation == RESTING
+        return state._replace(
             errors=state.errors.at[sweep, 0].set(worst),
             example_error=error,
-            relaxation=relaxation,
-            iterations=jnp.where(
-                state.relaxation == RESTING, state.iterations, state.iterations + self.interval
-            ),
-            memory=memory,
+            lost=lost,
+            relaxation=jnp.where(left, chosen, RESTING),
+            iterations=state.iterations + jnp.where(resting, 0, self.interval),
         )
 
     def output_from_state(self, ot_prob: Any, state: Any) -> Any:
-        """The scalings, where ott-jax would keep potentials, and each example's iterations."""
+        """The scalings, where ott-jax would keep potentials, and the whole state."""
         output = super().output_from_state(ot_prob, state)
-        return output.set(potentials=(*state.potentials, state.iterations))
+        return output.set(potentials=(*state.potentials, state))
 
 
 def registered(solver: Any) -> Any:
@@ -253,7 +269,7 @@ def iterate(
     threshold: float,
     max_iterations: int,
     leave: float = 0.0,
-) -> tuple[Float[Array, "teachers source examples"], Int[Array, "teachers examples"]]:
+) -> State:
     """Runs ott-jax's Sinkhorn loop until the worst example is below `threshold`.
 
     Args:
@@ -261,14 +277,14 @@ def iterate(
         kernel: Of every teacher, as the solver wants it at the start.
         source: Masses of the teacher labels.
         target: Masses of the student labels.
-        start: First scalings (u, v) and the solver's memory.
+        start: First scalings (u, v), product K v, and memory of the solver.
         threshold: Largest L1 error of the source marginal of an example, with the target
             marginal met exactly.
         max_iterations: Bound on the number of iterations.
         leave: See `Sinkhorn`.
 
     Returns:
-        What the solver keeps as its source side, and the iterations of every example.
+        The state at the last check.
     """
     geom = DirectSum(both_ways(kernel), source.shape[-1])
     problem = linear_problem.LinearProblem(geom, source, target)
@@ -281,5 +297,5 @@ def iterate(
         inner_iterations=1,
         max_iterations=max_iterations // interval,
     )
-    source_side, _, iterations = loop(problem, init=start).potentials
-    return source_side, iterations
+    *_, state = loop(problem, init=start).potentials
+    return state

@@ -87,14 +87,23 @@ def _drift(u: Array, v: Array, totals: tuple[Array, Array]) -> Float[Array, "tea
 
 @direct_sum.registered
 class _Scaling(direct_sum.Sinkhorn):
-    """Scalings as they are; an example whose plan the float range does not hold is lost."""
+    """Scalings as they are; an example whose plan the float range does not hold is lost.
+
+    The memory is (drift, K' u).
+    """
 
     def refresh(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.Refreshed:
         geom, u = ot_prob.geom, state.fu
-        v = ot_prob.b / jnp.maximum(geom.apply_kernel(u, axis=0), _tiny(u.dtype))
+        columns = geom.apply_kernel(u, axis=0)
+        v = ot_prob.b / jnp.maximum(columns, _tiny(u.dtype))
         product, totals = geom.apply_kernel(v, axis=1), _totals(u, v)
         lost = ~(_lost_mass(geom.block_kernel, u, v, totals) < 1e-2 * self.threshold)
-        return direct_sum.Refreshed(u, v, product, lost, _drift(u, v, totals), ())
+        return direct_sum.Refreshed(u, v, product, lost, (_drift(u, v, totals), columns))
+
+    def balanced(self, state: direct_sum.State) -> direct_sum.State:
+        shift = jnp.exp(state.memory[0])[:, None]
+        u, v = state.potentials
+        return state._replace(potentials=(u / shift, v * shift))
 
 
 def solve(
@@ -129,28 +138,27 @@ def solve(
     kernel = jnp.exp(row + column - cost)
     column = jnp.swapaxes(column, -1, -2)
 
-    scalings = source * jnp.exp(start - row), (target > 0).astype(target.dtype)
-    u, iterations = direct_sum.iterate(
+    # The first update makes of this product source exp(start - row), up to a constant; what
+    # the source scaling was before it plays no part.
+    product = jnp.exp(row - row.min(axis=-2, keepdims=True) - start)
+    scalings = jnp.zeros_like(source), (target > 0).astype(target.dtype)
+    none = jnp.zeros_like(source[:, 0])
+    state = direct_sum.iterate(
         _Scaling,
         kernel,
         source,
         target,
-        (scalings, ()),
+        (scalings, product, (none, target)),
         threshold=threshold,
         max_iterations=max_iterations,
         leave=leave,
     )
-    product = direct_sum.apply(jnp.swapaxes(kernel, -1, -2), u)
-    v = target / jnp.maximum(product, tiny)
-    g = column - jnp.log(product)
-    back = direct_sum.apply(kernel, v)
-    error = jnp.abs(u * back - source).sum(axis=-2)
+    (u, v), (_, columns) = state.potentials, state.memory
     # Where there is mass, f is the iterate (so that the plan's columns are exact); elsewhere
     # it is the soft-minimum that the first grain of mass would have.
-    massive = source > 0
-    f = row + jnp.log(jnp.where(massive, u, 1.0)) - jnp.log(jnp.where(massive, source, back))
+    f = row + jnp.log(jnp.where(source > 0, u / source, 1 / state.product))
+    g = column - jnp.log(columns)
     transport_cost = inner(u, direct_sum.apply(kernel * cost, v))
     value = dual(source, f, target, g)  # finite only if every potential is
-    lost = _lost_mass(kernel, u, v, _totals(u, v))
-    held = jnp.isfinite(value) & (lost < 1e-2 * threshold)
-    return Solved(f, g, transport_cost, value, error, iterations), held
+    solved = Solved(f, g, transport_cost, value, state.example_error, state.iterations)
+    return solved, jnp.isfinite(value) & ~state.lost

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ott.problems.linear import linear_problem
 
 from fdjax.transport import absorption, direct_sum, scaling
 from fdjax.transport.masses import log
@@ -29,19 +28,18 @@ class _SemiRelaxed(absorption.Absorbing):
     to the source), and softness = epsilon / tau.
     """
 
-    def problem(self, ot_prob: Any, state: direct_sum.State) -> Any:
-        """The balanced problem whose source is what the present potential gives."""
+    def source(self, ot_prob: Any, state: direct_sum.State) -> Array:
+        """What the present potential gives."""
         _, f, _, softness = state.memory
-        source = given(ot_prob.a, f + jnp.log(state.fu), softness)
-        return linear_problem.LinearProblem(ot_prob.geom, source, ot_prob.b)
+        return given(ot_prob.a, f + jnp.log(state.fu), softness)
 
-    def damped(self, ot_prob: Any, old: Array, state: direct_sum.State) -> direct_sum.State:
-        """The state after a balanced step of the source scaling, of which a part is taken.
+    def source_step(self, ot_prob: Any, state: direct_sum.State) -> direct_sum.State:
+        """A part of the balanced step.
 
         A step of f changes the mass asked for as well as that carried: 1 / (1 + softness) of
         the balanced step meets both.
         """
-        u, v = state.potentials
+        old, (u, v) = state.fu, super().source_step(ot_prob, state).potentials
         share = 1 / (1 + state.memory[3])
         massive = ot_prob.a > 0
         u = jnp.where(massive, old * (jnp.where(massive, u, old) / old) ** share, 1.0)
@@ -51,14 +49,6 @@ class _SemiRelaxed(absorption.Absorbing):
         *absorbed, softness = state.memory
         found = super().refresh(ot_prob, state._replace(memory=tuple(absorbed)))
         return found._replace(memory=(*found.memory, softness))
-
-    def kernel_step(self, ot_prob: Any, state: Any, iteration: Any) -> Any:
-        moved = super().kernel_step(self.problem(ot_prob, state), state, iteration)
-        return self.damped(ot_prob, state.fu, moved)
-
-    def checked_step(self, ot_prob: Any, state: direct_sum.State, sweep: Any) -> direct_sum.State:
-        moved = super().checked_step(self.problem(ot_prob, state), state, sweep)
-        return self.damped(ot_prob, jnp.ones_like(state.fu), moved)
 
 
 def solve(
@@ -88,15 +78,16 @@ def solve(
     start = jnp.zeros_like(source)
     plan = absorption.absorbed(reduced, start, target)
     ones = jnp.ones_like(source), (target > 0).astype(source.dtype)
-    f, iterations = direct_sum.iterate(
+    state = direct_sum.iterate(
         _SemiRelaxed,
         plan,
         source,
         target,
-        (ones, (reduced, start, plan, softness)),
+        (ones, plan.sum(axis=-1, keepdims=True), (reduced, start, plan, softness)),
         threshold=threshold,
         max_iterations=max_iterations,
     )
+    f = state.memory[1]
     g = absorption.target_potential(reduced, f)
     exponent = jnp.swapaxes(g + log(target), 1, 2)
     plan = jnp.exp(f - reduced + exponent)
@@ -109,4 +100,4 @@ def solve(
     # The dual; for small softness its first term is that of the balanced problem.
     kept = -jnp.expm1(jnp.minimum(-softness * f, _STEEPEST)) / softness
     value = scaling.dual(source, kept, target, g)
-    return scaling.Solved(f, g, transport_cost, value, error, iterations)
+    return scaling.Solved(f, g, transport_cost, value, error, state.iterations)
