@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fdjax.transport import direct_sum
 
-_FAR = 20.0  # nats to which sums of scalings may grow before these are balanced
-_DRIFT = 8.0  # nats by which their ranges must differ
+_DRIFT = 1.0  # nats up to which balancing scalings is left out, so that an answer can rest
 
 
 class Solved(NamedTuple):
@@ -42,13 +41,21 @@ def _tiny(dtype: Any) -> float:
     return float(jnp.finfo(dtype).tiny)
 
 
+def _bounds(u: Array, v: Array) -> tuple[Array, Array]:
+    """What u and v may each have lost of an example's plan, in smallest normal numbers.
+
+    Products of them with numbers that underflowed are below these sums.
+    """
+    return v.shape[-2] * u.sum(axis=-2), u.shape[-2] * v.sum(axis=-2)
+
+
 def _lost_mass(
-    kernel: Array, u: Array, v: Array, totals: tuple[Array, Array]
+    kernel: Array, u: Array, v: Array, bounds: tuple[Array, Array]
 ) -> Float[Array, "teachers examples"]:
     """Bound on the mass that the float range lost of every example's plan.
 
     Entries of the kernel that underflowed are of mass u_i v_j tiny at most, and single products
-    within the sums are below tiny each. The totals are the sums of u and v.
+    within the sums are below tiny each.
     """
     tiny = _tiny(kernel.dtype)
     under = kernel < tiny
@@ -58,31 +65,16 @@ def _lost_mass(
         return inner(u, rows)
 
     underflowed = jax.lax.cond(under.any(), entries, lambda: jnp.zeros_like(u[:, 0]))
-    total_u, total_v = totals
-    return tiny * (underflowed + v.shape[-2] * total_u + u.shape[-2] * total_v)
+    return tiny * (underflowed + sum(bounds))
 
 
-def _totals(u: Array, v: Array) -> tuple[Array, Array]:
-    """Sum of the scalings of every example."""
-    return u.sum(axis=-2), v.sum(axis=-2)
-
-
-def _drift(u: Array, v: Array, totals: tuple[Array, Array]) -> Float[Array, "teachers examples"]:
-    """Nats by which v should grow and u shrink for both to have the same range; mostly none.
+def _drift(bounds: tuple[Array, Array]) -> Float[Array, "teachers examples"]:
+    """Nats by which v should grow and u shrink for the least loss; none if these are few.
 
     Their product is bounded by the plan, but each alone may drift out of the float range.
     """
-    far = jnp.maximum(*totals) > jnp.exp(_FAR)
-
-    def drift() -> Array:
-        middle_u, middle_v = (
-            jnp.log(x.max(axis=-2)) + jnp.log(jnp.where(x > 0, x, jnp.inf).min(axis=-2))
-            for x in (u, v)
-        )
-        shift = (middle_u - middle_v) / 4
-        return jnp.where(far & jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
-
-    return jax.lax.cond(far.any(), drift, lambda: jnp.zeros_like(totals[0]))
+    shift = (jnp.log(bounds[0]) - jnp.log(bounds[1])) / 2
+    return jnp.where(jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
 
 
 @direct_sum.registered
@@ -96,9 +88,9 @@ class _Scaling(direct_sum.Sinkhorn):
         geom, u = ot_prob.geom, state.fu
         columns = geom.apply_kernel(u, axis=0)
         v = ot_prob.b / jnp.maximum(columns, _tiny(u.dtype))
-        product, totals = geom.apply_kernel(v, axis=1), _totals(u, v)
-        lost = ~(_lost_mass(geom.block_kernel, u, v, totals) < 1e-2 * self.threshold)
-        return direct_sum.Refreshed(u, v, product, lost, (_drift(u, v, totals), columns))
+        product, bounds = geom.apply_kernel(v, axis=1), _bounds(u, v)
+        lost = ~(_lost_mass(geom.block_kernel, u, v, bounds) < 1e-2 * self.threshold)
+        return direct_sum.Refreshed(u, v, product, lost, (_drift(bounds), columns))
 
     def balanced(self, state: direct_sum.State) -> direct_sum.State:
         shift = jnp.exp(state.memory[0])[:, None]
@@ -134,13 +126,14 @@ def solve(
     row = cost.min(axis=-1, keepdims=True)
     column = (cost - row).min(axis=-2, keepdims=True)
     widest = (cost - row - column).max(axis=(-2, -1), keepdims=True)
-    row = row + jnp.clip(widest + jnp.log(tiny) + 5, 0, jnp.log(huge) / 2)
+    raised = jnp.clip(widest + jnp.log(tiny) + 5, 0, jnp.log(huge) / 2)
+    # The first update makes source exp(start - row) of this product, and shares among both
+    # scalings by what the kernel is raised; what the source scaling was plays no part.
+    product = jnp.exp(raised / 2 + row - row.min(axis=-2, keepdims=True) - start)
+    row = row + raised
     kernel = jnp.exp(row + column - cost)
     column = jnp.swapaxes(column, -1, -2)
 
-    # The first update makes of this product source exp(start - row), up to a constant; what
-    # the source scaling was before it plays no part.
-    product = jnp.exp(row - row.min(axis=-2, keepdims=True) - start)
     scalings = jnp.zeros_like(source), (target > 0).astype(target.dtype)
     none = jnp.zeros_like(source[:, 0])
     state = direct_sum.iterate(

@@ -140,7 +140,7 @@ def solve_relative(
     def columns(rows: Array) -> Array:
         return jnp.swapaxes(rows, -1, -2)
 
-    (a, b, mass), wrong = unit_masses(columns(source), columns(target))
+    (a, b, mass), wrong = unit_masses(source, target)
     dtype = jnp.promote_types(a.dtype, jnp.promote_types(cost.dtype, jnp.float32))
     check_domain(domain, dtype)
     epsilon = jnp.asarray(epsilon, dtype)

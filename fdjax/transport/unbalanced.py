@@ -63,7 +63,7 @@ def _solve_relative(
     def columns(rows: Array) -> Array:
         return jnp.swapaxes(rows, -1, -2)
 
-    (a, b, mass), wrong = unit_masses(columns(source), columns(target))
+    (a, b, mass), wrong = unit_masses(source, target)
     a, b = columns(a), columns(b)
     dtype = jnp.promote_types(a.dtype, jnp.promote_types(cost.dtype, jnp.float32))
     epsilon, softness = epsilon.astype(dtype), (epsilon / tau).astype(dtype)
