@@ -297,5 +297,5 @@ def iterate(
         inner_iterations=1,
         max_iterations=max_iterations // interval,
     )
-    *_, state = loop(problem, init=start).potentials
-    return state
+    output: Any = loop(problem, init=start)
+    return output.potentials[-1]
