@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fdjax import checks, transport
-from fdjax.transport import direct_sum
+from fdjax.transport import direct_sum, relaxation
 from fdjax.transport.solver import check_problem
 
 PROBLEMS = sorted(path.stem for path in (Path(__file__).parent / "oracles/ot").glob("p*.npz"))
@@ -300,6 +300,41 @@ def test_over_relaxation_is_chosen_from_the_observed_rate():
     linear = np.roots([1, 2 * (1.2 - 1) - 1.2**2 * plain, (1.2 - 1) ** 2]).real.max()
     again = direct_sum.next_relaxation(below, jnp.ones(1), jnp.full(1, linear**10), 10)
     np.testing.assert_allclose(again, [best], rtol=1e-4)
+
+
+def test_an_over_relaxed_update_keeps_small_masses_and_far_ratios():
+    """In float32 as the formula in float64, whose squares of masses do not underflow."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shape = (3000, 1)
+    mass = 10 ** jax.random.uniform(keys[0], shape, minval=-37, maxval=0)
+    ratio = 10 ** jax.random.uniform(keys[1], shape, minval=-15, maxval=15)
+    old = 10 ** jax.random.uniform(keys[2], shape, minval=-18, maxval=18)
+    # What the present marginal, mass / ratio, would not hold is no scaling of this range.
+    ratio = jnp.maximum(ratio, mass)
+    product = mass / ratio / old
+    fits = (mass / ratio > 1e-37) & (product > 1e-37) & (product < 1e37)
+    mass, ratio, old, product = (x[fits[:, 0]] for x in (mass, ratio, old, product))
+    m, p, o = (np.asarray(x, np.float64) for x in (mass, product, old))
+    assert 1000 < len(m) and m.min() < 1e-30
+    for w in (1.0, 1.5, 1.9):
+        r, e = m / (o * p), w - 1
+        expected = m / p * ((1 + e) * r + 1 - e) / ((1 - e) * r + 1 + e)
+        held = (expected > 1e-37) & (expected < 1e37)
+        found = np.asarray(relaxation.relaxed(mass, product, old, jnp.full((1, 1), w)))
+        np.testing.assert_allclose(found[held], expected[held], rtol=1e-5)
+    none = relaxation.relaxed(jnp.zeros_like(mass), product, old, jnp.ones((1, 1)))
+    np.testing.assert_array_equal(none, 0.0)
+    resting = relaxation.relaxed(mass, product, old, jnp.full((1, 1), relaxation.RESTING))
+    np.testing.assert_array_equal(resting, old)
+
+
+def test_an_offset_of_the_cost_costs_no_float_range():
+    cost, a, b = problem(source=10, target=7)
+    base = transport.solve(cost, a, b, epsilon=0.05)
+    offset = transport.solve(cost + 50.0, a, b, epsilon=0.05)  # a thousand nats
+    np.testing.assert_array_equal(offset.domain, 0)
+    np.testing.assert_array_equal(offset.iterations, base.iterations)
+    np.testing.assert_allclose(offset.transport_cost, base.transport_cost + 50.0, rtol=1e-5)
 
 
 def test_over_relaxation_saves_iterations_and_changes_no_answer():

@@ -1,6 +1,8 @@
 """Over-relaxed Sinkhorn updates, and how far to over-relax."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 RESTING = 0.0  # over-relaxation of an example that is done: it keeps its scalings
@@ -29,11 +31,22 @@ def relaxed(
     Returns:
         The new scaling; zero where there is no mass.
     """
-    tiny = jnp.finfo(mass.dtype).tiny
     marginal = old * product
     total, extra = mass + marginal, (relaxation - 1) * (mass - marginal)
-    new = mass / jnp.maximum(product, tiny) * ((total + extra) / jnp.maximum(total - extra, tiny))
+    # One division, where mass / product and the approximant would take two. Without the scale
+    # squares of small masses would leave the float range.
+    scale = _inverse_power(total)
+    above, below = (total + extra) * scale, (total - extra) * scale
+    new = mass * above / jnp.maximum(product * below, jnp.finfo(mass.dtype).tiny)
     return jnp.where(relaxation == RESTING, old, new)
+
+
+def _inverse_power(number: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The power of two that brings a number >= 0 into [1, 2), as far as there is one."""
+    one, infinite = (np.array(x, number.dtype) for x in (1.0, np.inf))
+    integers = {32: np.int32, 64: np.int64}[jnp.finfo(number.dtype).bits]
+    exponent = jax.lax.bitcast_convert_type(number, integers) & infinite.view(integers)
+    return jax.lax.bitcast_convert_type(2 * one.view(integers) - exponent, number.dtype)
 
 
 def next_relaxation(
