@@ -20,7 +20,7 @@ DOMAINS: tuple[Domain, ...] = ("kernel", "wide", "log")
 
 # Share of the examples at which those left go on in the next domain: that costs several times as
 # much for each of them, but nothing for the others.
-_STRAGGLERS = 1 / 100
+_STRAGGLERS = 1 / 50
 # Where float64 is float64, in range and not only in digits.
 _WIDE_BACKENDS = ("cpu", "gpu")
 
