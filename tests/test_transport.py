@@ -315,7 +315,7 @@ def test_an_over_relaxed_update_keeps_small_masses_and_far_ratios():
     fits = (mass / ratio > 1e-37) & (product > 1e-37) & (product < 1e37)
     mass, ratio, old, product = (x[fits[:, 0]] for x in (mass, ratio, old, product))
     m, p, o = (np.asarray(x, np.float64) for x in (mass, product, old))
-    assert 1000 < len(m) and m.min() < 1e-30
+    assert len(m) > 1000 and m.min() < 1e-30
     for w in (1.0, 1.5, 1.9):
         r, e = m / (o * p), w - 1
         expected = m / p * ((1 + e) * r + 1 - e) / ((1 - e) * r + 1 + e)
