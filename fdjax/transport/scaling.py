@@ -129,7 +129,8 @@ def solve(
     raised = jnp.clip(widest + jnp.log(tiny) + 5, 0, jnp.log(huge) / 2)
     # The first update makes source exp(start - row) of this product, and shares among both
     # scalings by what the kernel is raised; what the source scaling was plays no part.
-    product = jnp.exp(raised / 2 + row - row.min(axis=-2, keepdims=True) - start)
+    exponent = raised / 2 + row - row.min(axis=-2, keepdims=True) - start
+    product = jnp.exp(jnp.clip(exponent, jnp.log(tiny) + 5, jnp.log(huge) - 5))
     row = row + raised
     kernel = jnp.exp(row + column - cost)
     column = jnp.swapaxes(column, -1, -2)
