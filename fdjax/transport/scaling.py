@@ -147,12 +147,13 @@ def solve(
         max_iterations=max_iterations,
         leave=leave,
     )
-    (u, v), (_, columns) = state.potentials, state.memory
+    (u, v), (drift, columns) = state.potentials, state.memory
     # Where there is mass, f is the iterate (so that the plan's columns are exact); elsewhere
     # it is the soft-minimum that the first grain of mass would have.
     f = row + jnp.log(jnp.where(source > 0, u / source, 1 / state.product))
     g = column - jnp.log(columns)
-    transport_cost = inner(u, direct_sum.apply(kernel * cost, v))
+    shift = jnp.exp(drift)[:, None]  # balanced, as a cost times a scaling may leave the range
+    transport_cost = inner(u / shift, direct_sum.apply(kernel * cost, v * shift))
     value = dual(source, f, target, g)  # finite only if every potential is
     solved = Solved(f, g, transport_cost, value, state.example_error, state.iterations)
-    return solved, jnp.isfinite(value) & ~state.lost
+    return solved, jnp.isfinite(value) & jnp.isfinite(transport_cost) & ~state.lost
