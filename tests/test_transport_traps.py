@@ -240,6 +240,26 @@ def test_t16_a_hard_example_in_the_batch_spoils_no_other_and_all_is_jittable():
     )
 
 
+@pytest.mark.parametrize("domain", ["kernel", "wide"])
+def test_t16_what_is_done_rests_to_the_bit(domain):
+    """However long the others take: an easy example beside easy and beside hard ones."""
+    cost, a, b = problem(batch=8, source=30, target=20, spread=0.1)
+    _, hard, onto = problem(seed=1, batch=8, source=30, target=20, spread=2.0)
+    found = [
+        transport.solve(
+            cost,
+            jnp.concatenate([a[:4], others]),
+            jnp.concatenate([b[:4], theirs]),
+            epsilon=0.02,
+            domain=domain,
+        )
+        for others, theirs in ((a[4:], b[4:]), (hard[4:], onto[4:]))
+    ]
+    assert found[0].iterations.max() < found[1].iterations.max()
+    for name in ("transport_cost", "regularised_cost", "source_potential", "iterations"):
+        np.testing.assert_array_equal(*(getattr(one, name)[:4] for one in found))
+
+
 def test_leep_predictor_is_the_minimiser_of_the_plain_cost():
     """METHODS: with the student marginal free, "plain" is least at sum_s p(s|x) softmin."""
     cost, a, _ = problem()

@@ -8,8 +8,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fdjax.transport import direct_sum
 
-_DRIFT = 1.0  # nats up to which balancing scalings is left out, so that an answer can rest
-
 
 class Solved(NamedTuple):
     """The problem with unit masses in units of epsilon; blocks [teachers, labels, examples].
@@ -69,12 +67,18 @@ def _lost_mass(
 
 
 def _drift(bounds: tuple[Array, Array]) -> Float[Array, "teachers examples"]:
-    """Nats by which v should grow and u shrink for the least loss; none if these are few.
+    """Nats by which v should grow and u shrink for the least loss.
 
     Their product is bounded by the plan, but each alone may drift out of the float range.
     """
-    shift = (jnp.log(bounds[0]) - jnp.log(bounds[1])) / 2
-    return jnp.where(jnp.isfinite(shift) & (jnp.abs(shift) > _DRIFT), shift, 0.0)
+    drift = (jnp.log(bounds[0]) - jnp.log(bounds[1])) / 2
+    return jnp.where(jnp.isfinite(drift), drift, 0.0)
+
+
+def _moved(u: Array, v: Array, drift: Array) -> tuple[Array, Array]:
+    """The scalings of the same plan after that drift."""
+    shift = jnp.exp(drift)[:, None]
+    return u / shift, v * shift
 
 
 @direct_sum.registered
@@ -93,9 +97,10 @@ class _Scaling(direct_sum.Sinkhorn):
         return direct_sum.Refreshed(u, v, product, lost, (_drift(bounds), columns))
 
     def balanced(self, state: direct_sum.State) -> direct_sum.State:
-        shift = jnp.exp(state.memory[0])[:, None]
-        u, v = state.potentials
-        return state._replace(potentials=(u / shift, v * shift))
+        # What is done rests to the bit; what is lost may be held again.
+        done = (state.relaxation == direct_sum.RESTING) & ~state.lost
+        drift = jnp.where(done, 0.0, state.memory[0])
+        return state._replace(potentials=_moved(*state.potentials, drift))
 
 
 def solve(
@@ -152,8 +157,8 @@ def solve(
     # it is the soft-minimum that the first grain of mass would have.
     f = row + jnp.log(jnp.where(source > 0, u / source, 1 / state.product))
     g = column - jnp.log(columns)
-    shift = jnp.exp(drift)[:, None]  # balanced, as a cost times a scaling may leave the range
-    transport_cost = inner(u / shift, direct_sum.apply(kernel * cost, v * shift))
+    u, v = _moved(u, v, drift)  # as a cost times a scaling may leave the float range
+    transport_cost = inner(u, direct_sum.apply(kernel * cost, v))
     value = dual(source, f, target, g)  # finite only if every potential is
     solved = Solved(f, g, transport_cost, value, state.example_error, state.iterations)
     return solved, jnp.isfinite(value) & jnp.isfinite(transport_cost) & ~state.lost
