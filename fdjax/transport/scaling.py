@@ -75,12 +75,6 @@ def _drift(bounds: tuple[Array, Array]) -> Float[Array, "teachers examples"]:
     return jnp.where(jnp.isfinite(drift), drift, 0.0)
 
 
-def _moved(u: Array, v: Array, drift: Array) -> tuple[Array, Array]:
-    """The scalings of the same plan after that drift."""
-    shift = jnp.exp(drift)[:, None]
-    return u / shift, v * shift
-
-
 @direct_sum.registered
 class _Scaling(direct_sum.Sinkhorn):
     """Scalings as they are; an example whose plan the float range does not hold is lost.
@@ -99,8 +93,9 @@ class _Scaling(direct_sum.Sinkhorn):
     def balanced(self, state: direct_sum.State) -> direct_sum.State:
         # What is done rests to the bit; what is lost may be held again.
         done = (state.relaxation == direct_sum.RESTING) & ~state.lost
-        drift = jnp.where(done, 0.0, state.memory[0])
-        return state._replace(potentials=_moved(*state.potentials, drift))
+        shift = jnp.exp(jnp.where(done, 0.0, state.memory[0]))[:, None]
+        u, v = state.potentials
+        return state._replace(potentials=(u / shift, v * shift))
 
 
 def solve(
@@ -157,8 +152,10 @@ def solve(
     # it is the soft-minimum that the first grain of mass would have.
     f = row + jnp.log(jnp.where(source > 0, u / source, 1 / state.product))
     g = column - jnp.log(columns)
-    u, v = _moved(u, v, drift)  # as a cost times a scaling may leave the float range
-    transport_cost = inner(u, direct_sum.apply(kernel * cost, v))
+    # Balanced, as a cost times a scaling may leave the float range.
+    shift = jnp.exp(drift)
+    moved = direct_sum.apply(kernel * cost, v * shift[:, None])
+    transport_cost = inner(u, moved) / shift
     value = dual(source, f, target, g)  # finite only if every potential is
     solved = Solved(f, g, transport_cost, value, state.example_error, state.iterations)
     return solved, jnp.isfinite(value) & jnp.isfinite(transport_cost) & ~state.lost
